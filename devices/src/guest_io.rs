@@ -1,0 +1,130 @@
+//! The kernel reads and writes guest memory for us: vectored file I/O on [`Buffers`], without a copy.
+//!
+//! Decides nothing about offsets, retries or errors' meaning; a short transfer is returned as such.
+
+#![expect(
+    unsafe_code,
+    reason = "iovecs over guest memory are raw pointers by nature"
+)]
+
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd};
+
+use crate::memory::Buffers;
+
+/// A list of iovecs that is reused from request to request, so that I/O does not allocate.
+#[derive(Default)]
+pub struct IoVecs {
+    list: Vec<libc::iovec>,
+}
+
+// SAFETY: the pointers are only followed by the kernel inside the calls below, while the `Buffers` they
+// were made from is borrowed; between calls the list is plain memory without meaning.
+unsafe impl Send for IoVecs {}
+
+impl IoVecs {
+    /// An empty list.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Reads at `file_offset` of `fd` into `len` bytes of `to` from `start` on. Returns the bytes read;
+    /// 0 means the end of the file.
+    ///
+    /// # Errors
+    /// The errno of preadv(2); `EFAULT` when the buffer is not RAM.
+    pub fn read_at(
+        &mut self,
+        fd: BorrowedFd<'_>,
+        file_offset: u64,
+        to: &Buffers<'_>,
+        start: usize,
+        len: usize,
+    ) -> io::Result<usize> {
+        let offset = libc::off_t::try_from(file_offset).map_err(|_| einval())?;
+        let count = self.fill(to, start, len)?;
+        // SAFETY: the `count` iovecs point into guest RAM that `to` keeps mapped during the call; the
+        // kernel may write there at any time, as the guest itself may.
+        let n = unsafe { libc::preadv(fd.as_raw_fd(), self.list.as_ptr(), count, offset) };
+        result(n)
+    }
+
+    /// Writes `len` bytes of `from` from `start` on to `fd` at `file_offset`. Returns the bytes written.
+    ///
+    /// # Errors
+    /// The errno of pwritev(2); `EFAULT` when the buffer is not RAM.
+    pub fn write_at(
+        &mut self,
+        fd: BorrowedFd<'_>,
+        file_offset: u64,
+        from: &Buffers<'_>,
+        start: usize,
+        len: usize,
+    ) -> io::Result<usize> {
+        let offset = libc::off_t::try_from(file_offset).map_err(|_| einval())?;
+        let count = self.fill(from, start, len)?;
+        // SAFETY: as in `read_at`; the kernel only reads.
+        let n = unsafe { libc::pwritev(fd.as_raw_fd(), self.list.as_ptr(), count, offset) };
+        result(n)
+    }
+
+    /// One readv(2) into all of `to`: one frame of a tap, or what a stream has.
+    ///
+    /// # Errors
+    /// The errno of readv(2), `WouldBlock` among them.
+    pub fn read(&mut self, fd: BorrowedFd<'_>, to: &Buffers<'_>) -> io::Result<usize> {
+        let count = self.fill_whole(to)?;
+        // SAFETY: as in `read_at`.
+        let n = unsafe { libc::readv(fd.as_raw_fd(), self.list.as_ptr(), count) };
+        result(n)
+    }
+
+    /// One writev(2) of all of `from`.
+    ///
+    /// # Errors
+    /// The errno of writev(2), `WouldBlock` among them.
+    pub fn write(&mut self, fd: BorrowedFd<'_>, from: &Buffers<'_>) -> io::Result<usize> {
+        let count = self.fill_whole(from)?;
+        // SAFETY: as in `write_at`.
+        let n = unsafe { libc::writev(fd.as_raw_fd(), self.list.as_ptr(), count) };
+        result(n)
+    }
+
+    /// Points the list at all of the buffer: a frame cannot be sent in two calls.
+    fn fill_whole(&mut self, buffers: &Buffers<'_>) -> io::Result<libc::c_int> {
+        let count = self.fill(buffers, 0, buffers.len())?;
+        let covered: usize = self.list.iter().map(|v| v.iov_len).sum();
+        if covered == buffers.len() {
+            Ok(count)
+        } else {
+            Err(einval())
+        }
+    }
+
+    /// Points the list at the buffer; at most `IOV_MAX` entries, the rest is a short transfer.
+    fn fill(&mut self, buffers: &Buffers<'_>, start: usize, len: usize) -> io::Result<libc::c_int> {
+        const IOV_MAX: usize = 1024;
+        self.list.clear();
+        buffers
+            .visit(start, len, |slice| {
+                if self.list.len() < IOV_MAX {
+                    let guard = slice.ptr_guard_mut();
+                    self.list.push(libc::iovec {
+                        iov_base: guard.as_ptr().cast(),
+                        iov_len: slice.len(),
+                    });
+                }
+            })
+            .map_err(|_| io::Error::from_raw_os_error(libc::EFAULT))?;
+        libc::c_int::try_from(self.list.len()).map_err(|_| einval())
+    }
+}
+
+fn einval() -> io::Error {
+    io::Error::from_raw_os_error(libc::EINVAL)
+}
+
+fn result(n: libc::ssize_t) -> io::Result<usize> {
+    usize::try_from(n).map_err(|_| io::Error::last_os_error())
+}

@@ -1,0 +1,14 @@
+//! Devices of the machine itself: how a guest ends it, and how it says that it failed.
+//!
+//! Each is a register or two; what the write means for the machine is an [`Effect`] for the caller.
+
+mod debug_exit;
+mod power;
+mod pvpanic;
+
+pub use debug_exit::DebugExit;
+pub use power::{POWER_PORTS, Power};
+pub use pvpanic::PvPanic;
+
+#[cfg(doc)]
+use crate::bus::Effect;

@@ -1,0 +1,143 @@
+//! A host without KVM and without an event loop: the test itself delivers events.
+
+use std::io;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use super::{DriverQueue, FakeLine, fake_interrupt};
+use crate::memory::GuestMemory;
+use crate::virtio::device::{DeviceHost, VirtioDevice, Worker};
+use crate::virtio::feature;
+use crate::virtio::transport::{Transport, status};
+
+/// Keeps the worker where the test can reach it.
+#[derive(Clone, Default)]
+pub struct FakeHost {
+    worker: Arc<Mutex<Option<Worker>>>,
+    refuse: bool,
+}
+
+impl FakeHost {
+    /// A host that refuses to start anything.
+    #[must_use]
+    pub fn refusing() -> Self {
+        Self {
+            refuse: true,
+            ..Self::default()
+        }
+    }
+
+    /// Whether a worker is running.
+    #[must_use]
+    pub fn is_running(&self) -> bool {
+        self.lock().is_some()
+    }
+
+    /// Delivers every event that is ready (`poll` with no wait), once; `false` when the device failed.
+    pub fn run(&self) -> bool {
+        match &mut *self.lock() {
+            Some(worker) => deliver_ready(worker),
+            None => false,
+        }
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Option<Worker>> {
+        self.worker.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl DeviceHost for FakeHost {
+    fn start(&self, worker: Worker) -> io::Result<()> {
+        if self.refuse {
+            return Err(io::Error::other("refused by the test"));
+        }
+        *self.lock() = Some(worker);
+        Ok(())
+    }
+
+    fn stop(&self) -> Option<Worker> {
+        self.lock().take()
+    }
+}
+
+fn deliver_ready(worker: &mut Worker) -> bool {
+    let mut alive = true;
+    for (data, interest) in worker.interests() {
+        let mut poll = libc::pollfd {
+            fd: interest.fd,
+            events: i16::try_from(interest.events.bits() & 0x7fff).unwrap_or(libc::POLLIN),
+            revents: 0,
+        };
+        // SAFETY: `poll` is one valid pollfd for the whole call, which does not wait.
+        if unsafe { libc::poll(&raw mut poll, 1, 0) } == 1 {
+            alive = worker.handle(data);
+        }
+    }
+    alive
+}
+
+/// A device that was driven up to `DRIVER_OK` through its transport, as a driver would.
+pub struct Running {
+    /// The device's registers.
+    pub transport: Transport,
+    /// Delivers its events.
+    pub host: FakeHost,
+    /// Counts its interrupts.
+    pub line: FakeLine,
+    /// The driver's side of each queue, 256 KiB apart from the address given.
+    pub queues: Vec<DriverQueue>,
+}
+
+impl Running {
+    /// Brings `device` up with `features` (VERSION_1 is added) and queues of 16 entries from `base` on.
+    #[must_use]
+    pub fn new(
+        device: Box<dyn VirtioDevice>,
+        memory: &GuestMemory,
+        features: u64,
+        base: u64,
+    ) -> Self {
+        let host = FakeHost::default();
+        let (interrupt, line) = fake_interrupt();
+        let count = device.queue_sizes().len();
+        let queues: Vec<_> = (0..count)
+            .map(|i| DriverQueue::new(memory, base + 0x40000 * (i as u64), 16))
+            .collect();
+        let transport = Transport::new(
+            "test".to_owned(),
+            device,
+            Box::new(host.clone()),
+            memory.clone(),
+            interrupt,
+        );
+        let mut running = Self {
+            transport,
+            host,
+            line,
+            queues,
+        };
+        running.bring_up(features);
+        running
+    }
+
+    /// Negotiates, configures every queue and says `DRIVER_OK`.
+    pub fn bring_up(&mut self, features: u64) {
+        let transport = &mut self.transport;
+        let features = features | feature::VERSION_1;
+        transport.write_status(status::ACKNOWLEDGE);
+        transport.write_status(status::ACKNOWLEDGE | status::DRIVER);
+        transport.accept_features(0, u32::try_from(features & 0xffff_ffff).unwrap_or(0));
+        transport.accept_features(1, u32::try_from(features >> 32).unwrap_or(0));
+        let before = status::ACKNOWLEDGE | status::DRIVER | status::FEATURES_OK;
+        transport.write_status(before);
+        for (index, queue) in (0..).zip(&self.queues) {
+            transport.configure_queue(index, |q| *q = queue.config());
+        }
+        transport.write_status(before | status::DRIVER_OK);
+    }
+
+    /// Kicks queue `index` and delivers what is ready; `false` when the device failed.
+    pub fn kick(&mut self, index: u32) -> bool {
+        self.transport.kick(index);
+        self.host.run()
+    }
+}

@@ -1,0 +1,54 @@
+//! Fakes for tests: guest memory, a driver's side of a queue, a host that records.
+//!
+//! They implement the production traits, so that a device under test cannot tell the difference.
+
+mod driver;
+mod host;
+
+pub use driver::{Buffer, DriverQueue};
+pub use host::{FakeHost, Running};
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use vm_memory::GuestAddress;
+
+use crate::interrupt::{Interrupt, InterruptLine};
+use crate::memory::GuestMemory;
+
+/// Guest RAM of `len` bytes from address 0.
+///
+/// # Panics
+/// When the host has no memory for it.
+#[must_use]
+#[expect(clippy::expect_used, reason = "test helper")]
+pub fn guest_memory(len: usize) -> GuestMemory {
+    GuestMemory::from_ranges(&[(GuestAddress(0), len)]).expect("memory for the test guest")
+}
+
+/// A line that counts its edges.
+#[derive(Clone, Default)]
+pub struct FakeLine(Arc<AtomicUsize>);
+
+impl FakeLine {
+    /// How often the line was raised.
+    #[must_use]
+    pub fn edges(&self) -> usize {
+        self.0.load(Ordering::SeqCst)
+    }
+}
+
+impl InterruptLine for FakeLine {
+    fn trigger(&self) -> io::Result<()> {
+        self.0.fetch_add(1, Ordering::SeqCst);
+        Ok(())
+    }
+}
+
+/// An interrupt on a counting line.
+#[must_use]
+pub fn fake_interrupt() -> (Interrupt, FakeLine) {
+    let line = FakeLine::default();
+    (Interrupt::new(Box::new(line.clone())), line)
+}

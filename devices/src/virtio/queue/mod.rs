@@ -1,0 +1,374 @@
+//! A split virtqueue (virtio 1.3, 2.7) as a device uses it: pop a chain, do the work, push it back.
+//!
+//! The ring arithmetic is `virtio-queue`'s. What this module adds is that nothing malformed passes
+//! silently: a chain is walked and checked as a whole before a device sees any of it, and whatever is
+//! wrong with it is a [`QueueError`]. It also holds the queue's two doorbells. Setting a queue up is the
+//! transport's business ([`QueueConfig`]); once it is active its addresses and size cannot change.
+
+mod chain;
+
+use std::os::fd::{AsRawFd, RawFd};
+use std::sync::atomic::{Ordering, fence};
+
+use virtio_queue::{QueueOwnedT, QueueT};
+use vm_memory::{Bytes, GuestAddress};
+use vmm_sys_util::eventfd::EventFd;
+
+pub use chain::{Chain, ChainFault};
+
+use crate::interrupt::Interrupt;
+use crate::memory::GuestMemory;
+
+/// `VIRTQ_AVAIL_F_NO_INTERRUPT` (virtio 1.3, 2.7.7).
+const AVAIL_NO_INTERRUPT: u16 = 1;
+
+/// What the driver writes to set a queue up; plain data, nothing believed yet.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct QueueConfig {
+    /// Number of descriptors; at most the device's maximum, a power of two.
+    pub size: u16,
+    /// Whether the driver enabled the queue.
+    pub ready: bool,
+    /// Guest-physical address of the descriptor table.
+    pub descriptors: u64,
+    /// Guest-physical address of the driver area (available ring).
+    pub driver: u64,
+    /// Guest-physical address of the device area (used ring).
+    pub device: u64,
+}
+
+/// What is wrong with a queue, or with what the driver put on it. The device needs a reset.
+#[derive(Debug, thiserror::Error)]
+pub enum QueueError {
+    /// The driver enabled a queue that cannot be used.
+    #[error(
+        "queue {queue} is not usable: size {}, areas at {:#x}, {:#x}, {:#x}",
+        .config.size, .config.descriptors, .config.driver, .config.device
+    )]
+    Setup {
+        /// Index of the queue.
+        queue: u16,
+        /// What the driver asked for.
+        config: QueueConfig,
+    },
+    /// Ring indices or addresses are impossible.
+    #[error("queue {queue}: broken ring")]
+    Ring {
+        /// Index of the queue.
+        queue: u16,
+        /// What the ring code found.
+        #[source]
+        source: virtio_queue::Error,
+    },
+    /// A descriptor chain is malformed.
+    #[error("queue {queue}: malformed chain at descriptor {head}: {fault}")]
+    Chain {
+        /// Index of the queue.
+        queue: u16,
+        /// First descriptor of the chain.
+        head: u16,
+        /// What is wrong with it.
+        fault: ChainFault,
+    },
+    /// A buffer or ring is no longer where it was: guest memory could not be accessed.
+    #[error("queue {queue}: guest memory is not accessible")]
+    Memory {
+        /// Index of the queue.
+        queue: u16,
+        /// The failed access.
+        #[source]
+        source: vm_memory::GuestMemoryError,
+    },
+    /// The chain is well-formed, but the device cannot do anything with its layout.
+    #[error("queue {queue}: {what}")]
+    Protocol {
+        /// Index of the queue.
+        queue: u16,
+        /// What the driver must do instead.
+        what: &'static str,
+    },
+}
+
+/// What a device can find wrong with a well-formed chain.
+#[derive(Debug)]
+pub enum Fault {
+    /// Guest memory could not be accessed.
+    Memory(vm_memory::GuestMemoryError),
+    /// The layout makes no sense to the device; the text says what the driver must do instead.
+    Protocol(&'static str),
+}
+
+impl From<vm_memory::GuestMemoryError> for Fault {
+    fn from(error: vm_memory::GuestMemoryError) -> Self {
+        Self::Memory(error)
+    }
+}
+
+/// A queue in use. Owned by one handler at a time.
+pub struct Queue {
+    index: u16,
+    ring: virtio_queue::Queue,
+    memory: GuestMemory,
+    indirect: bool,
+    kick: EventFd,
+    interrupt: Interrupt,
+    unannounced: bool,
+}
+
+/// Where a queue stands, for starting it again at the same place.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct QueuePosition {
+    /// Next entry of the available ring to look at.
+    pub next_avail: u16,
+    /// Next entry of the used ring to fill.
+    pub next_used: u16,
+}
+
+impl Queue {
+    /// A queue that starts at index 0 of both rings. Copies `config`: later writes to the registers
+    /// change nothing.
+    ///
+    /// # Errors
+    /// [`QueueError::Setup`] when the size is out of range or a ring is not wholly in RAM.
+    pub fn new(
+        index: u16,
+        max_size: u16,
+        config: QueueConfig,
+        features: u64,
+        memory: GuestMemory,
+        doorbells: (EventFd, Interrupt),
+    ) -> Result<Self, QueueError> {
+        let bad = || QueueError::Setup {
+            queue: index,
+            config,
+        };
+        let mut ring = virtio_queue::Queue::new(max_size).map_err(|_| bad())?;
+        // A ring at address 0 means "not set up" to virtio-queue.
+        if config.driver == 0 || config.device == 0 {
+            return Err(bad());
+        }
+        ring.try_set_size(config.size).map_err(|_| bad())?;
+        ring.try_set_desc_table_address(GuestAddress(config.descriptors))
+            .map_err(|_| bad())?;
+        ring.try_set_avail_ring_address(GuestAddress(config.driver))
+            .map_err(|_| bad())?;
+        ring.try_set_used_ring_address(GuestAddress(config.device))
+            .map_err(|_| bad())?;
+        ring.set_event_idx(features & super::feature::EVENT_IDX != 0);
+        ring.set_ready(true);
+        if !ring.is_valid(&memory) {
+            return Err(bad());
+        }
+        let (kick, interrupt) = doorbells;
+        let indirect = features & super::feature::INDIRECT_DESC != 0;
+        Ok(Self {
+            index,
+            ring,
+            memory,
+            indirect,
+            kick,
+            interrupt,
+            unannounced: false,
+        })
+    }
+
+    /// Index of this queue in its device.
+    #[must_use]
+    pub fn index(&self) -> u16 {
+        self.index
+    }
+
+    /// Number of descriptors: also the most chains that can be pending.
+    #[must_use]
+    pub fn size(&self) -> u16 {
+        self.ring.size()
+    }
+
+    /// The guest memory that this queue's buffers lie in.
+    #[must_use]
+    pub fn memory(&self) -> &GuestMemory {
+        &self.memory
+    }
+
+    /// Where the queue stands.
+    #[must_use]
+    pub fn position(&self) -> QueuePosition {
+        QueuePosition {
+            next_avail: self.ring.next_avail(),
+            next_used: self.ring.next_used(),
+        }
+    }
+
+    /// Takes the next chain off the available ring into `chain`, reusing its storage. `false` when the
+    /// driver has put nothing there. The caller owes one [`Self::push`] of its head.
+    ///
+    /// # Errors
+    /// [`QueueError`] when the ring or the chain is malformed.
+    pub fn pop(&mut self, chain: &mut Chain) -> Result<bool, QueueError> {
+        let head = match self
+            .ring
+            .iter(&self.memory)
+            .map_err(|e| ring_error(self.index, e))?
+            .next()
+        {
+            Some(found) => found.head_index(),
+            None => return Ok(false),
+        };
+        let table = GuestAddress(self.ring.desc_table());
+        chain
+            .walk(&self.memory, table, self.ring.size(), head, self.indirect)
+            .map_err(|fault| QueueError::Chain {
+                queue: self.index,
+                head,
+                fault,
+            })?;
+        Ok(true)
+    }
+
+    /// Puts the chain that [`Self::pop`] gave out last back on the available ring: it was not used.
+    pub fn unpop(&mut self) {
+        self.ring.go_to_previous_position();
+    }
+
+    /// Hands a chain back to the driver, `written` bytes of its writable part being filled. The driver
+    /// hears of it at the next [`Self::announce`].
+    ///
+    /// # Errors
+    /// [`QueueError::Ring`] when the head is not one of this queue's.
+    pub fn push(&mut self, head: u16, written: u32) -> Result<(), QueueError> {
+        self.ring
+            .add_used(&self.memory, head, written)
+            .map_err(|e| ring_error(self.index, e))?;
+        self.unannounced = true;
+        Ok(())
+    }
+
+    /// Interrupts the driver if there is something new on the used ring and it wants to hear of it.
+    ///
+    /// # Errors
+    /// [`QueueError`] when the ring cannot be read.
+    pub fn announce(&mut self) -> Result<(), QueueError> {
+        if std::mem::take(&mut self.unannounced) && self.wants_interrupt()? {
+            self.interrupt.used_buffer();
+        }
+        Ok(())
+    }
+
+    /// Answers what the driver has put on the ring, in order, and interrupts it once at the end.
+    ///
+    /// `answer` does the work of one chain and says how many bytes of its writable part it filled. After
+    /// `budget` chains the queue reschedules itself, so that a busy driver starves nobody.
+    ///
+    /// # Errors
+    /// [`QueueError`] when the ring or a chain is malformed, or `answer` finds a [`Fault`].
+    pub fn serve(
+        &mut self,
+        budget: usize,
+        chain: &mut Chain,
+        mut answer: impl FnMut(&GuestMemory, &Chain) -> Result<u32, Fault>,
+    ) -> Result<(), QueueError> {
+        self.take_kick();
+        let mut left = budget;
+        loop {
+            self.silence_kicks()?;
+            while self.pop(chain)? {
+                let written = answer(&self.memory, chain).map_err(|f| self.fault(f))?;
+                self.push(chain.head(), written)?;
+                left = left.saturating_sub(1);
+                if left == 0 {
+                    self.kick_again();
+                    return self.announce();
+                }
+            }
+            if !self.expect_kicks()? {
+                return self.announce();
+            }
+        }
+    }
+
+    /// A [`Fault`] in this queue's name.
+    #[must_use]
+    pub fn fault(&self, fault: Fault) -> QueueError {
+        match fault {
+            Fault::Memory(source) => QueueError::Memory {
+                queue: self.index,
+                source,
+            },
+            Fault::Protocol(what) => QueueError::Protocol {
+                queue: self.index,
+                what,
+            },
+        }
+    }
+
+    /// Asks the driver not to kick while its chains are being drained.
+    ///
+    /// # Errors
+    /// [`QueueError::Ring`] when the ring cannot be written.
+    pub fn silence_kicks(&mut self) -> Result<(), QueueError> {
+        self.ring
+            .disable_notification(&self.memory)
+            .map_err(|e| ring_error(self.index, e))
+    }
+
+    /// Asks the driver to kick again; `true` when chains arrived meanwhile, so that the caller must look
+    /// once more.
+    ///
+    /// # Errors
+    /// [`QueueError::Ring`] when the ring cannot be accessed.
+    pub fn expect_kicks(&mut self) -> Result<bool, QueueError> {
+        self.ring
+            .enable_notification(&self.memory)
+            .map_err(|e| ring_error(self.index, e))
+    }
+
+    /// The descriptor that becomes readable when the driver kicks.
+    #[must_use]
+    pub fn kick_fd(&self) -> RawFd {
+        self.kick.as_raw_fd()
+    }
+
+    /// Takes note of the kick, so that the descriptor is quiet until the next one.
+    pub fn take_kick(&self) {
+        // An eventfd read fails only when there was no kick, which is as good.
+        let _ = self.kick.read();
+    }
+
+    /// Makes the event loop come back to this queue: the handler stopped before the queue was empty.
+    pub fn kick_again(&self) {
+        if let Err(error) = self.kick.write(1) {
+            log::error!(
+                "queue {}: cannot reschedule (fd {}): {error}",
+                self.index,
+                self.kick.as_raw_fd()
+            );
+        }
+    }
+
+    fn wants_interrupt(&mut self) -> Result<bool, QueueError> {
+        if self.ring.event_idx_enabled() {
+            return self
+                .ring
+                .needs_notification(&self.memory)
+                .map_err(|e| ring_error(self.index, e));
+        }
+        // Without EVENT_IDX the flag decides; virtio-queue does not look at it. The used index must be
+        // visible before the flag is read (virtio 1.3, 2.7.7.2).
+        fence(Ordering::SeqCst);
+        let flags: u16 = self
+            .memory
+            .load(GuestAddress(self.ring.avail_ring()), Ordering::Relaxed)
+            .map_err(|source| QueueError::Memory {
+                queue: self.index,
+                source,
+            })?;
+        Ok(u16::from_le(flags) & AVAIL_NO_INTERRUPT == 0)
+    }
+}
+
+fn ring_error(queue: u16, source: virtio_queue::Error) -> QueueError {
+    QueueError::Ring { queue, source }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,114 @@
+//! Entropy source (virtio 1.3, 5.4): fills the driver's buffers with bytes of the host's generator.
+//!
+//! The smallest device, and the pattern for the others. It has no features and no configuration.
+
+use std::io::Read;
+
+use super::DeviceType;
+use super::device::{ActivateError, Activation, QueueHandler, VirtioDevice, read_config_bytes};
+use super::queue::{Chain, Fault, Queue, QueueError};
+use crate::event::Interest;
+use crate::memory::Buffers;
+
+/// Most bytes given for one request. A driver may offer a buffer of gigabytes; the used length tells it
+/// how much it got, and it asks again (Linux takes 64 bytes at a time).
+const MAX_REQUEST: usize = 4096;
+/// Most requests answered before other devices get their turn.
+const MAX_BATCH: usize = 64;
+
+const QUEUE_SIZES: [u16; 1] = [64];
+const KICK: u16 = 0;
+
+/// Where the entropy comes from; a new reader for each activation.
+pub type OpenSource = Box<dyn Fn() -> std::io::Result<Box<dyn Read + Send>> + Send>;
+
+/// The entropy device.
+pub struct Rng {
+    open: OpenSource,
+}
+
+impl Rng {
+    /// A device fed by what `open` opens, such as `/dev/urandom`.
+    #[must_use]
+    pub fn new(open: OpenSource) -> Self {
+        Self { open }
+    }
+}
+
+impl VirtioDevice for Rng {
+    fn device_type(&self) -> DeviceType {
+        DeviceType::RNG
+    }
+
+    fn queue_sizes(&self) -> &[u16] {
+        &QUEUE_SIZES
+    }
+
+    fn features(&self) -> u64 {
+        0
+    }
+
+    fn read_config(&self, offset: u64, data: &mut [u8]) {
+        read_config_bytes(&[], offset, data);
+    }
+
+    fn activate(
+        &mut self,
+        mut activation: Activation,
+    ) -> Result<Vec<Box<dyn QueueHandler>>, ActivateError> {
+        let queue = activation.take_queue(0)?;
+        let source = (self.open)().map_err(|source| ActivateError::Host {
+            what: "entropy source cannot be opened".to_owned(),
+            source,
+        })?;
+        Ok(vec![Box::new(Handler {
+            queue,
+            source,
+            chain: Chain::new(),
+        })])
+    }
+}
+
+struct Handler {
+    queue: Queue,
+    source: Box<dyn Read + Send>,
+    chain: Chain,
+}
+
+impl QueueHandler for Handler {
+    fn interests(&self) -> Vec<Interest> {
+        vec![self.queue.kick_interest(KICK)]
+    }
+
+    fn handle(&mut self, _token: u16) -> Result<(), QueueError> {
+        let Self {
+            queue,
+            source,
+            chain,
+        } = self;
+        queue.serve(MAX_BATCH, chain, |memory, chain| {
+            fill(&mut **source, &chain.writable(memory))
+        })
+    }
+
+    fn stop(self: Box<Self>) -> Vec<Queue> {
+        vec![self.queue]
+    }
+}
+
+/// Answers one request; a source that fails answers with no bytes.
+fn fill(source: &mut dyn Read, to: &Buffers<'_>) -> Result<u32, Fault> {
+    let mut bytes = [0; MAX_REQUEST];
+    let wanted = bytes
+        .get_mut(..to.len().min(MAX_REQUEST))
+        .unwrap_or_default();
+    if let Err(error) = source.read_exact(wanted) {
+        log::error!("entropy source failed: {error}");
+        return Ok(0);
+    }
+    let written = to.write_at(0, wanted)?;
+    Ok(u32::try_from(written).unwrap_or(0))
+}
+
+#[cfg(test)]
+mod tests;
