@@ -11,7 +11,7 @@ trap 'say "$script: line $LINENO failed: $BASH_COMMAND"' ERR
 say() { printf '%s\n' "$*" >&2; }
 die() {
     say "$script: $*"
-    exit 1
+    exit "${failure_code:-1}"
 }
 
 # usage: prints the comment block at the top of the calling script.
@@ -72,7 +72,7 @@ package_version() {
     cat "$memo"
 }
 
-candidate() { apt-cache show --no-all-versions "$1" 2>/dev/null | sed -n 's/^Version: //p;T;q'; }
+candidate() { apt-cache show --no-all-versions "$1" 2>/dev/null | sed -n 's/^Version: //p'; }
 
 # unpack_package PACKAGE VERSION DIR: unpacks the package into DIR without installing it, which needs no root.
 unpack_package() {

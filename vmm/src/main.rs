@@ -1,1 +1,7 @@
-fn main(){}
+//! The `vmm` command.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    vmm::main()
+}

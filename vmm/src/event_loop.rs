@@ -1,0 +1,171 @@
+//! The event loop: one thread that serves every device's queues and everything that is not a vCPU.
+//!
+//! A thin layer over `event-manager`. It knows two kinds of [`LoopSource`]: device workers, which vCPU
+//! threads add and remove while the loop runs ([`LoopHandle`]), and the machine's own sources (signals,
+//! timers, consoles), which its owner adds before it runs. Nothing that runs on the loop may lock a
+//! device's registers: a vCPU thread holds that lock while it waits for the loop to take a worker.
+
+use std::io;
+
+use devices::event::{EventSet, Interest};
+use devices::virtio::device::Worker;
+use event_manager::{EventManager, EventOps, Events, MutEventSubscriber, RemoteEndpoint, SubscriberOps};
+
+/// Names a source on its loop.
+pub type SourceId = event_manager::SubscriberId;
+
+/// Something the loop serves that is not a virtio device.
+pub trait LoopSource: Send {
+    /// What to watch, asked once when the source is added.
+    fn interests(&self) -> Vec<Interest>;
+
+    /// `token` is ready. The source is taken off the loop when it answers [`Next::Remove`].
+    fn handle(&mut self, token: u16) -> Next;
+}
+
+/// Whether a source has more to do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Next {
+    /// Watch on.
+    Keep,
+    /// Never call again; its descriptors are forgotten.
+    Remove,
+}
+
+/// A loop, owned by the thread that runs it.
+pub struct EventLoop {
+    manager: EventManager<Subscriber>,
+}
+
+impl EventLoop {
+    /// An empty loop.
+    ///
+    /// # Errors
+    /// When the host has no descriptors left.
+    pub fn new() -> io::Result<Self> {
+        let manager = EventManager::new_with_capacity(64).map_err(io::Error::other)?;
+        Ok(Self { manager })
+    }
+
+    /// For other threads to add and remove workers.
+    #[must_use]
+    pub fn handle(&self) -> LoopHandle {
+        LoopHandle { endpoint: self.manager.remote_endpoint() }
+    }
+
+    /// Watches `source` from now on.
+    pub fn add(&mut self, source: Box<dyn LoopSource>) -> SourceId {
+        self.manager.add_subscriber(Subscriber::Source { source, done: false })
+    }
+
+    /// Waits for events and serves them once.
+    ///
+    /// # Errors
+    /// When waiting itself fails, which only a broken host does.
+    pub fn run_once(&mut self) -> io::Result<()> {
+        match self.manager.run() {
+            Ok(_) => Ok(()),
+            Err(event_manager::Error::Epoll(e)) if e.errno() == libc::EINTR => Ok(()),
+            Err(e) => Err(io::Error::other(e)),
+        }
+    }
+}
+
+/// Another thread's access to a loop. Calls wait until the loop has served them, so they must not be made
+/// on the loop's own thread.
+#[derive(Clone)]
+pub struct LoopHandle {
+    endpoint: RemoteEndpoint<Subscriber>,
+}
+
+impl LoopHandle {
+    /// Serves `worker` on the loop.
+    ///
+    /// # Errors
+    /// When the loop has ended or cannot watch the worker's descriptors.
+    pub fn add_worker(&self, worker: Worker) -> io::Result<SourceId> {
+        self.endpoint
+            .call_blocking::<_, _, event_manager::Error>(move |ops| {
+                let id = ops.add_subscriber(Subscriber::Worker { worker, refused: None });
+                // `init` has no way to fail, so it left its error behind.
+                if let Subscriber::Worker { refused, .. } = ops.subscriber_mut(id)?
+                    && let Some(error) = refused.take()
+                {
+                    ops.remove_subscriber(id)?;
+                    return Err(error);
+                }
+                Ok(id)
+            })
+            .map_err(io::Error::other)
+    }
+
+    /// Takes a worker back; `None` when the loop has ended.
+    #[must_use]
+    pub fn remove_worker(&self, id: SourceId) -> Option<Worker> {
+        let removed = self
+            .endpoint
+            .call_blocking::<_, _, event_manager::Error>(move |ops| ops.remove_subscriber(id));
+        match removed {
+            Ok(Subscriber::Worker { worker, .. }) => Some(worker),
+            Ok(Subscriber::Source { .. }) => None,
+            Err(error) => {
+                log::error!("device cannot be taken off its loop: {error}");
+                None
+            }
+        }
+    }
+}
+
+enum Subscriber {
+    Worker { worker: Worker, refused: Option<event_manager::Error> },
+    Source { source: Box<dyn LoopSource>, done: bool },
+}
+
+impl Subscriber {
+    fn interests(&self) -> Vec<(u32, Interest)> {
+        match self {
+            Self::Worker { worker, .. } => worker.interests(),
+            Self::Source { source, .. } => {
+                source.interests().into_iter().map(|i| (u32::from(i.token), i)).collect()
+            }
+        }
+    }
+}
+
+impl MutEventSubscriber for Subscriber {
+    fn init(&mut self, ops: &mut EventOps) {
+        for (data, interest) in self.interests() {
+            let events = Events::with_data_raw(interest.fd, data, interest.events);
+            if let Err(error) = ops.add(events) {
+                match self {
+                    Self::Worker { refused, .. } => *refused = Some(error),
+                    Self::Source { .. } => {
+                        log::error!("descriptor {} cannot be watched: {error}", interest.fd);
+                    }
+                }
+            }
+        }
+    }
+
+    fn process(&mut self, events: Events, ops: &mut EventOps) {
+        let go_on = match self {
+            Self::Worker { worker, .. } => worker.handle(events.data()),
+            Self::Source { done: true, .. } => false,
+            Self::Source { source, done } => {
+                let token = u16::try_from(events.data()).unwrap_or(u16::MAX);
+                *done = source.handle(token) == Next::Remove;
+                !*done
+            }
+        };
+        if !go_on {
+            // The descriptors stay open, but must not wake the loop any more. An event of another of
+            // them may already be in this round: it is dropped by the check above.
+            for (_, interest) in self.interests() {
+                let _ = ops.remove(Events::with_data_raw(interest.fd, 0, EventSet::empty()));
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

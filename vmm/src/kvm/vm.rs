@@ -1,0 +1,145 @@
+//! A virtual machine's memory slots, interrupt controller and device wiring.
+
+#![expect(unsafe_code, reason = "handing guest memory to KVM is a contract on raw addresses")]
+
+use std::io;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use arch::layout;
+use devices::memory::GuestMemory;
+use devices::virtio::device::{DeviceHost, Worker};
+use devices::virtio::transport::mmio::QUEUE_NOTIFY;
+use kvm_bindings::kvm_userspace_memory_region;
+use kvm_ioctls::{IoEventAddress, VcpuFd, VmFd};
+use vm_memory::{Address, GuestMemoryBackend, GuestMemoryRegion};
+use vmm_sys_util::eventfd::EventFd;
+
+use super::{Kvm, KvmError};
+use crate::event_loop::{LoopHandle, SourceId};
+
+/// A virtual machine with its memory and interrupt controller, ready for vCPUs and devices.
+pub struct Vm {
+    fd: Arc<VmFd>,
+    memory: GuestMemory,
+}
+
+impl Vm {
+    /// A VM that sees `memory` as its RAM, with an in-kernel local APIC, I/O APIC and PIC.
+    ///
+    /// # Errors
+    /// [`KvmError::Call`].
+    pub fn new(kvm: &Kvm, memory: GuestMemory) -> Result<Self, KvmError> {
+        let fd = kvm.create_vm()?;
+        for (slot, region) in (0_u32..).zip(memory.iter()) {
+            let host = memory
+                .get_host_address(region.start_addr())
+                .map_err(|e| KvmError::Call { what: "map guest memory", source: io::Error::other(e) })?;
+            let region = kvm_userspace_memory_region {
+                slot,
+                flags: 0,
+                guest_phys_addr: region.start_addr().raw_value(),
+                memory_size: region.len(),
+                userspace_addr: host as u64,
+            };
+            // SAFETY: the host range is one mapping of `memory`, which `self` keeps alive longer than
+            // `fd`; slots do not overlap because regions do not.
+            unsafe { fd.set_user_memory_region(region) }
+                .map_err(KvmError::call("map guest memory"))?;
+        }
+        fd.set_tss_address(layout::KVM_TSS)
+            .map_err(KvmError::call("set the TSS address"))?;
+        fd.create_irq_chip().map_err(KvmError::call("create the interrupt controller"))?;
+        Ok(Self { fd: Arc::new(fd), memory })
+    }
+
+    /// The RAM of this VM.
+    #[must_use]
+    pub fn memory(&self) -> &GuestMemory {
+        &self.memory
+    }
+
+    /// Creates vCPU `id`, which is its APIC id.
+    ///
+    /// # Errors
+    /// [`KvmError::Call`].
+    pub fn create_vcpu(&self, id: u32) -> Result<VcpuFd, KvmError> {
+        self.fd.create_vcpu(u64::from(id)).map_err(KvmError::call("create a vCPU"))
+    }
+
+    /// Raises interrupt `gsi` whenever `line` is written.
+    ///
+    /// # Errors
+    /// [`KvmError::Call`].
+    pub fn connect_line(&self, line: &EventFd, gsi: u32) -> Result<(), KvmError> {
+        self.fd.register_irqfd(line, gsi).map_err(KvmError::call("connect an interrupt"))
+    }
+
+    /// The wiring of the virtio device whose registers are at `base`.
+    #[must_use]
+    pub fn device_port(&self, base: u64, line: Arc<EventFd>, gsi: u32, on: LoopHandle) -> DevicePort {
+        DevicePort { vm: self.fd.clone(), base, line, gsi, on, started: Mutex::new(Started::default()) }
+    }
+}
+
+/// One virtio device's connection to KVM and to an event loop, made at `DRIVER_OK` and not before.
+pub struct DevicePort {
+    vm: Arc<VmFd>,
+    base: u64,
+    line: Arc<EventFd>,
+    gsi: u32,
+    on: LoopHandle,
+    started: Mutex<Started>,
+}
+
+#[derive(Default)]
+struct Started {
+    /// The line is connected once and stays so over resets.
+    line_connected: bool,
+    source: Option<SourceId>,
+}
+
+impl DevicePort {
+    fn kick_address(&self) -> IoEventAddress {
+        IoEventAddress::Mmio(self.base + QUEUE_NOTIFY)
+    }
+
+    fn connect_kicks(&self, kicks: &[(u16, EventFd)]) -> io::Result<()> {
+        for (done, (queue, kick)) in kicks.iter().enumerate() {
+            let address = self.kick_address();
+            if let Err(error) = self.vm.register_ioevent(kick, &address, u32::from(*queue)) {
+                self.disconnect_kicks(kicks.get(..done).unwrap_or_default());
+                return Err(error.into());
+            }
+        }
+        Ok(())
+    }
+
+    fn disconnect_kicks(&self, kicks: &[(u16, EventFd)]) {
+        for (queue, kick) in kicks {
+            let address = self.kick_address();
+            if let Err(error) = self.vm.unregister_ioevent(kick, &address, u32::from(*queue)) {
+                log::error!("kick of queue {queue} at {:#x} stays connected: {error}", self.base);
+            }
+        }
+    }
+}
+
+impl DeviceHost for DevicePort {
+    fn start(&self, worker: Worker) -> io::Result<()> {
+        let mut started = self.started.lock().unwrap_or_else(PoisonError::into_inner);
+        if !started.line_connected {
+            self.vm.register_irqfd(&self.line, self.gsi)?;
+            started.line_connected = true;
+        }
+        self.connect_kicks(worker.kicks())?;
+        started.source = Some(self.on.add_worker(worker)?);
+        Ok(())
+    }
+
+    fn stop(&self) -> Option<Worker> {
+        let mut started = self.started.lock().unwrap_or_else(PoisonError::into_inner);
+        let worker = self.on.remove_worker(started.source.take()?)?;
+        self.disconnect_kicks(worker.kicks());
+        Some(worker)
+    }
+}

@@ -1,0 +1,138 @@
+//! Where log lines go: stderr or a file, one line each, never blocking and never without bound.
+//!
+//! A guest can provoke log lines, so they are limited per time, and what was left out is counted. A sink
+//! that does not take a line at once (a full pipe) loses that line, not the vCPU's time.
+
+#![expect(unsafe_code, reason = "poll(2) on the sink")]
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, Write};
+use std::os::fd::{AsRawFd, RawFd};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use log::{LevelFilter, Log, Metadata, Record};
+
+/// Lines per [`WINDOW`]; enough for any honest start-up, too little for a guest to fill a disk with.
+const LINES: u32 = 100;
+/// The time over which lines are counted.
+const WINDOW: Duration = Duration::from_secs(5);
+
+struct Logger {
+    id: String,
+    file: Option<File>,
+    limit: Mutex<Limit>,
+}
+
+struct Limit {
+    since: Instant,
+    lines: u32,
+    dropped: u64,
+}
+
+/// Installs the logger; lines carry `id`, so that many machines can share a sink.
+///
+/// # Errors
+/// When the file at `path` cannot be opened for appending.
+pub fn install(id: &str, path: Option<&Path>, level: LevelFilter) -> io::Result<()> {
+    // A FIFO without a reader must not hang the start, hence O_NONBLOCK; files ignore it.
+    let open = |path| {
+        OpenOptions::new()
+            .append(true)
+            .create(true)
+            .mode(0o600)
+            .custom_flags(libc::O_NONBLOCK)
+            .open(path)
+    };
+    let file = path.map(open).transpose()?;
+    let limit = Mutex::new(Limit { since: Instant::now(), lines: 0, dropped: 0 });
+    let logger = Logger { id: id.to_owned(), file, limit };
+    // A second logger can only be installed by a second call, which does not exist.
+    if log::set_boxed_logger(Box::new(logger)).is_ok() {
+        log::set_max_level(level);
+    }
+    Ok(())
+}
+
+impl Log for Logger {
+    fn enabled(&self, metadata: &Metadata<'_>) -> bool {
+        metadata.level() <= log::max_level()
+    }
+
+    fn log(&self, record: &Record<'_>) {
+        if !self.enabled(record.metadata()) {
+            return;
+        }
+        let Some(dropped) = self.limit.lock().unwrap_or_else(PoisonError::into_inner).admit() else {
+            return;
+        };
+        if dropped > 0 {
+            self.write(&format!("vmm[{}] WARN {dropped} log lines left out\n", self.id));
+        }
+        self.write(&format!("vmm[{}] {} {}\n", self.id, record.level(), record.args()));
+    }
+
+    fn flush(&self) {}
+}
+
+impl Logger {
+    fn write(&self, line: &str) {
+        let fd = self.file.as_ref().map_or(libc::STDERR_FILENO, AsRawFd::as_raw_fd);
+        let written = is_writable(fd)
+            && match &self.file {
+                Some(file) => (&*file).write_all(line.as_bytes()).is_ok(),
+                None => io::stderr().write_all(line.as_bytes()).is_ok(),
+            };
+        if !written {
+            self.limit.lock().unwrap_or_else(PoisonError::into_inner).dropped += 1;
+        }
+    }
+}
+
+impl Limit {
+    /// Counts a line; `None` when it is one too many, else how many were left out before it.
+    fn admit(&mut self) -> Option<u64> {
+        let now = Instant::now();
+        if now.duration_since(self.since) >= WINDOW {
+            (self.since, self.lines) = (now, 0);
+        }
+        if self.lines >= LINES {
+            self.dropped += 1;
+            return None;
+        }
+        self.lines += 1;
+        Some(std::mem::take(&mut self.dropped))
+    }
+}
+
+fn is_writable(fd: RawFd) -> bool {
+    let mut poll = libc::pollfd { fd, events: libc::POLLOUT, revents: 0 };
+    // SAFETY: one valid pollfd for the whole call, which does not wait.
+    unsafe { libc::poll(&raw mut poll, 1, 0) == 1 && poll.revents & libc::POLLOUT != 0 }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_flood_is_cut_and_the_loss_is_told() {
+        let mut limit = Limit { since: Instant::now(), lines: 0, dropped: 0 };
+        let admitted = (0..LINES + 50).filter(|_| limit.admit().is_some()).count();
+        assert_eq!(admitted, LINES as usize);
+        limit.since = Instant::now().checked_sub(WINDOW).unwrap();
+        assert_eq!(limit.admit(), Some(50));
+        assert_eq!(limit.admit(), Some(0));
+    }
+
+    #[test]
+    fn a_full_pipe_is_not_writable() {
+        let (reader, mut writer) = io::pipe().unwrap();
+        assert!(is_writable(writer.as_raw_fd()));
+        writer.write_all(&[0; 65536]).unwrap();
+        assert!(!is_writable(writer.as_raw_fd()));
+        drop(reader);
+    }
+}

@@ -1,0 +1,80 @@
+//! Signals as events: the ones that matter are blocked in every thread and read from a signalfd.
+
+#![expect(unsafe_code, reason = "signal masks and signalfd have no safe interface in std")]
+
+use std::fs::File;
+use std::io::{self, Read};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsRawFd, FromRawFd, RawFd};
+
+/// What a signal asks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Signal {
+    /// End the machine in good order (SIGTERM, SIGHUP).
+    Terminate,
+    /// End it now (SIGINT).
+    Interrupt,
+    /// The terminal has another size (SIGWINCH).
+    Resize,
+}
+
+const WATCHED: [libc::c_int; 4] = [libc::SIGTERM, libc::SIGHUP, libc::SIGINT, libc::SIGWINCH];
+
+/// The queue of pending signals.
+pub struct Signals {
+    file: File,
+}
+
+impl Signals {
+    /// Blocks the watched signals on this thread, hence on all that it starts, and ignores SIGPIPE:
+    /// writing to a closed pipe is an error like any other. Call before any thread exists.
+    ///
+    /// # Errors
+    /// When the host has no descriptors left.
+    pub fn watch() -> io::Result<Self> {
+        let mut set = MaybeUninit::uninit();
+        // SAFETY: sigemptyset initializes the set it is given.
+        let mut set: libc::sigset_t = unsafe {
+            libc::sigemptyset(set.as_mut_ptr());
+            set.assume_init()
+        };
+        for signal in WATCHED {
+            // SAFETY: `set` is initialized and the signal numbers are valid.
+            unsafe { libc::sigaddset(&raw mut set, signal) };
+        }
+        // SAFETY: `set` is initialized; the old mask is not wanted.
+        unsafe { libc::pthread_sigmask(libc::SIG_BLOCK, &raw const set, std::ptr::null_mut()) };
+        // SAFETY: ignoring a signal installs no handler.
+        unsafe { libc::signal(libc::SIGPIPE, libc::SIG_IGN) };
+        // SAFETY: `set` is initialized; -1 asks for a new descriptor.
+        let fd = unsafe {
+            libc::signalfd(-1, &raw const set, libc::SFD_CLOEXEC | libc::SFD_NONBLOCK)
+        };
+        if fd < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        // SAFETY: the descriptor is new and nobody else owns it.
+        Ok(Self { file: unsafe { File::from_raw_fd(fd) } })
+    }
+
+    /// The next pending signal.
+    pub fn next(&mut self) -> Option<Signal> {
+        let mut info = [0; size_of::<libc::signalfd_siginfo>()];
+        let n = self.file.read(&mut info).ok()?;
+        let [a, b, c, d, ..] = info;
+        let number = libc::c_int::from_le_bytes([a, b, c, d]);
+        match number {
+            _ if n < info.len() => None,
+            libc::SIGTERM | libc::SIGHUP => Some(Signal::Terminate),
+            libc::SIGINT => Some(Signal::Interrupt),
+            libc::SIGWINCH => Some(Signal::Resize),
+            _ => None,
+        }
+    }
+}
+
+impl AsRawFd for Signals {
+    fn as_raw_fd(&self) -> RawFd {
+        self.file.as_raw_fd()
+    }
+}

@@ -1,0 +1,22 @@
+//! Virtual CPUs: registers set once, then a thread each that runs the guest and serves its exits.
+//!
+//! A vCPU thread decodes register accesses and nothing more: devices do their work on an event loop.
+
+mod exit;
+mod registers;
+mod thread;
+
+pub use exit::{EmulationFailure, VmExit};
+pub use registers::{BootState, VcpuError};
+pub use thread::{VcpuHandle, VcpuSetup, install_kick_handler};
+
+use devices::bus::Bus;
+
+/// The two address spaces that an exit can touch.
+#[derive(Clone, Default)]
+pub struct Buses {
+    /// I/O ports.
+    pub pio: Bus,
+    /// Memory-mapped I/O.
+    pub mmio: Bus,
+}

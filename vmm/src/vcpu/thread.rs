@@ -1,0 +1,130 @@
+//! A vCPU's thread: runs the guest until told to stop or until the machine ends.
+//!
+//! A kick is a signal. Its handler sets `immediate_exit` in the run structure of the vCPU on whose thread
+//! it arrives, so that a kick just before KVM_RUN is not lost: KVM then returns at once.
+
+#![expect(unsafe_code, reason = "the kick handler writes one byte of the run mapping")]
+
+use std::cell::Cell;
+use std::io;
+use std::ptr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::{Builder, JoinHandle};
+
+use devices::bus::Effect;
+use kvm_bindings::{KVM_SYSTEM_EVENT_RESET, KVM_SYSTEM_EVENT_SHUTDOWN};
+use kvm_ioctls::VcpuFd;
+use vmm_sys_util::signal::{Killable, SIGRTMIN, register_signal_handler};
+
+use super::exit::run_once;
+use super::{Buses, VmExit};
+use crate::end::{EndReason, Ending};
+
+thread_local! {
+    /// The `immediate_exit` byte of the vCPU that runs on this thread; null elsewhere.
+    static IMMEDIATE_EXIT: Cell<*mut u8> = const { Cell::new(ptr::null_mut()) };
+}
+
+/// Installs the handler of the kick signal, once per process, before the first vCPU thread starts.
+///
+/// # Errors
+/// When the signal is not available.
+pub fn install_kick_handler() -> io::Result<()> {
+    register_signal_handler(SIGRTMIN(), on_kick).map_err(Into::into)
+}
+
+extern "C" fn on_kick(_: libc::c_int, _: *mut libc::siginfo_t, _: *mut libc::c_void) {
+    let byte = IMMEDIATE_EXIT.get();
+    if !byte.is_null() {
+        // SAFETY: the pointer was set by this thread to a byte of its own vCPU's run mapping, and is
+        // cleared before that mapping goes away. The kernel reads it at the next KVM_RUN.
+        unsafe { byte.write_volatile(1) };
+    }
+}
+
+/// What a vCPU thread needs.
+pub struct VcpuSetup {
+    /// Number of this vCPU, from 0.
+    pub index: u16,
+    /// The vCPU, its registers set.
+    pub fd: VcpuFd,
+    /// The devices it can reach.
+    pub buses: Buses,
+    /// Where it reports that the machine ended.
+    pub ending: Ending,
+}
+
+/// A running vCPU thread.
+pub struct VcpuHandle {
+    stop: Arc<AtomicBool>,
+    thread: JoinHandle<()>,
+}
+
+impl VcpuHandle {
+    /// Starts the thread of `setup`; the guest runs from here on.
+    ///
+    /// # Errors
+    /// When the host has no thread left.
+    pub fn start(setup: VcpuSetup) -> io::Result<Self> {
+        let stop = Arc::new(AtomicBool::new(false));
+        let told = stop.clone();
+        let thread = Builder::new()
+            .name(format!("vcpu {}", setup.index))
+            .spawn(move || run(setup, &told))?;
+        Ok(Self { stop, thread })
+    }
+
+    /// Tells the thread to stop and interrupts the guest. It may take until its current exit is served.
+    pub fn kick_to_stop(&self) {
+        self.stop.store(true, Ordering::Release);
+        if let Err(error) = self.thread.kill(SIGRTMIN()) {
+            log::error!("vcpu thread cannot be kicked: {error}");
+        }
+    }
+
+    /// Whether the thread has ended.
+    #[must_use]
+    pub fn is_finished(&self) -> bool {
+        self.thread.is_finished()
+    }
+
+    /// Waits for the thread's end.
+    pub fn join(self) {
+        // With panic = "abort" a thread cannot end by panicking.
+        let _ = self.thread.join();
+    }
+}
+
+fn run(setup: VcpuSetup, stop: &AtomicBool) {
+    let VcpuSetup { mut fd, buses, ending, .. } = setup;
+    IMMEDIATE_EXIT.set(&raw mut fd.get_kvm_run().immediate_exit);
+    while !stop.load(Ordering::Acquire) {
+        let exit = run_once(&mut fd, &buses);
+        if matches!(exit, VmExit::Interrupted) {
+            fd.set_kvm_immediate_exit(0);
+        }
+        if let Some(reason) = meaning(exit) {
+            ending.report(reason);
+            break;
+        }
+    }
+    IMMEDIATE_EXIT.set(ptr::null_mut());
+}
+
+/// What an exit means for the machine; `None` while it goes on.
+fn meaning(exit: VmExit) -> Option<EndReason> {
+    match exit {
+        VmExit::Continue | VmExit::Interrupted => None,
+        VmExit::Effect(Effect::PowerOff) => Some(EndReason::PowerOff),
+        VmExit::Effect(Effect::Reset) => Some(EndReason::Reboot),
+        VmExit::Effect(Effect::Panic) => Some(EndReason::Panic),
+        VmExit::Effect(Effect::Exit(code)) => Some(EndReason::GuestExit(code)),
+        VmExit::Shutdown => Some(EndReason::TripleFault),
+        VmExit::SystemEvent(KVM_SYSTEM_EVENT_SHUTDOWN) => Some(EndReason::PowerOff),
+        VmExit::SystemEvent(KVM_SYSTEM_EVENT_RESET) => Some(EndReason::Reboot),
+        VmExit::SystemEvent(_) => Some(EndReason::Panic),
+        VmExit::Stuck(failure) => Some(EndReason::Stuck(failure)),
+        VmExit::Failed(error) => Some(EndReason::HostFailure(format!("KVM_RUN failed: {error}"))),
+    }
+}
