@@ -4,9 +4,10 @@
 resources=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 script=${0#"$resources"/}
 
-# A command that fails without a word of its own must not end the script in silence.
+# A command that fails without a word of its own must not end the script in silence. The shells around it stay quiet.
 set -E
-trap 'say "$script: line $LINENO failed: $BASH_COMMAND"' ERR
+shopt -s inherit_errexit
+trap 'case $BASH_COMMAND in "("* | *"=\$("* | *"<("*) ;; *) say "$script: line $LINENO failed: $BASH_COMMAND" ;; esac' ERR
 
 say() { printf '%s\n' "$*" >&2; }
 die() {
@@ -194,20 +195,24 @@ insert() {
     printf '%s\n' "$1"
 }
 
-# plant_modules TREE DIR MODULE...: copies the modules to DIR/modules, named so that `for m in /modules/*` inserts them
-# in a working order.
+# plant_modules TREE DIR MODULE...: the modules and what they need in DIR, for `modprobe -a` there, and their names in
+# lib/modules/wanted. They lose their
+# signatures, which no guest of ours demands and which take long to verify in an emulated processor.
 plant_modules() {
-    local tree=$1 dir=$2/modules file name number=100
+    local tree=$1 base=$2 dir=$2/lib/modules/${1##*/} order file
     shift 2
+    order=$(insertion_order "$tree" "$@")
     mkdir -p "$dir"
-    while read -r file; do
-        name=$number-${file##*/}
-        number=$((number + 1))
-        cp "$tree/$file" "$dir/$name"
-        case $name in # the guests' insmod reads plain modules only
-            *.xz) xz -d "$dir/$name" ;;
-            *.zst) zstd -q -d --rm "$dir/$name" ;;
-            *.gz) gzip -d "$dir/$name" ;;
+    for file in $order; do
+        cp "$tree/$file" "$dir"
+        file=$dir/${file##*/}
+        case $file in # busybox reads plain modules only
+            *.xz) xz -d "$file" ;;
+            *.zst) zstd -q -d --rm "$file" ;;
+            *.gz) gzip -d "$file" ;;
         esac
-    done < <(insertion_order "$tree" "$@")
+        strip --strip-debug "${file%.[xzg]*}"
+    done
+    printf '%s\n' "$*" >"$base/lib/modules/wanted"
+    "$(busybox)" depmod -b "$base" "${tree##*/}"
 }

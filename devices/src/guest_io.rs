@@ -80,6 +80,28 @@ impl IoVecs {
         result(n)
     }
 
+    /// One readv(2) into all of `to` and, beyond its end, into `spill`: for sources that cut off what
+    /// does not fit. A result larger than `to.len()` tells how much lies in `spill`.
+    ///
+    /// # Errors
+    /// The errno of readv(2), `WouldBlock` among them; `EINVAL` when `to` has too many pieces.
+    pub fn read_and_spill(
+        &mut self,
+        fd: BorrowedFd<'_>,
+        to: &Buffers<'_>,
+        spill: &mut [u8],
+    ) -> io::Result<usize> {
+        self.fill_whole(to)?;
+        self.list.push(libc::iovec {
+            iov_base: spill.as_mut_ptr().cast(),
+            iov_len: spill.len(),
+        });
+        let count = libc::c_int::try_from(self.list.len()).map_err(|_| einval())?;
+        // SAFETY: as in `read_at`; the last iovec is `spill`, borrowed mutably for the whole call.
+        let n = unsafe { libc::readv(fd.as_raw_fd(), self.list.as_ptr(), count) };
+        result(n)
+    }
+
     /// One writev(2) of all of `from`.
     ///
     /// # Errors

@@ -21,14 +21,14 @@ build_initrd() {
     need_packages cpio gzip
     mkdir -p "$tree"/{dev,proc,sys,root}
     plant_busybox "$tree"
-    plant_modules "$kernel/modules" "$tree" "${modules[@]}"
+    plant_modules "$modules_tree" "$tree" "${modules[@]}"
     install -m 755 "$resources/debian/init" "$tree/init"
     pack_cpio "$tree" | gzip -1n >"$1/initrd.img"
     rm -r "$tree"
 }
 
 main() {
-    local entry kernel
+    local entry kernel modules_tree
     only_help "$@"
     debian_kernel
     kernel=$entry

@@ -1,16 +1,19 @@
 # shellcheck shell=bash disable=SC2154 # lib.sh sets `script` and `resources`
 # Debian's stock cloud kernel, unpacked. Source it after lib.sh.
 
-# debian_kernel: sets `entry` to a directory with vmlinuz, vmlinux, config and modules/ (with modules.dep).
+# debian_kernel: sets `entry` to a directory with vmlinuz, vmlinux, config and the one
+# directory modules/RELEASE (with modules.dep), its path also in `modules_tree`.
 debian_kernel() {
     local version
     version=$(package_version linux-image-cloud-amd64)
     cached debian-kernel "$(content_key "$version" "$resources/debian/kernel.sh")" unpack_kernel
+    # shellcheck disable=SC2034 # for the caller
+    modules_tree=$(echo "$entry"/modules/*)
 }
 
 unpack_kernel() {
-    local out=$1 image release
-    need_packages lz4 xz-utils zstd
+    local out=$1 usr='' image release
+    need_packages binutils lz4 xz-utils zstd
     # The package named cloud-amd64 is empty and depends on the one of the day.
     image=$(apt-cache depends linux-image-cloud-amd64 | sed -n 's/^ *Depends: \(linux-image-.*\)/\1/p')
     release=${image#linux-image-}
@@ -18,9 +21,10 @@ unpack_kernel() {
     unpack_package "$image" "$(candidate "$image")" "$out/work"
     mv "$out/work/boot/vmlinuz-$release" "$out/vmlinuz"
     mv "$out/work/boot/config-$release" "$out/config"
-    "$(busybox)" depmod -b "$out/work" "$release"
-    mv "$out"/work/*lib/modules/"$release" "$out/modules" 2>/dev/null ||
-        mv "$out/work/usr/lib/modules/$release" "$out/modules"
+    [[ -d $out/work/lib/modules ]] || usr=/usr # where newer Debians have it
+    "$(busybox)" depmod -b "$out/work$usr" "$release"
+    mkdir "$out/modules"
+    mv "$out/work${usr}/lib/modules/$release" "$out/modules"
     rm -r "$out/work"
     extract_vmlinux "$out/vmlinuz" >"$out/vmlinux"
 }

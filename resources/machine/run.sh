@@ -26,15 +26,16 @@ set -euo pipefail
 . "$resources/debian/kernel.sh"
 failure_code=125
 
-modules=(virtio_pci virtio_console kvm-amd tun vhost_net vhost_vsock vhost_loopback loop overlay)
+modules=(virtio_pci virtio_console kvm-amd tun vhost_net vhost_vsock loop overlay)
 
 build_base() {
     local tree=$1/tree
     need_packages cpio
-    mkdir -p "$tree"/{dev,proc,sys,tmp,run,out,etc,root,machine,lib,lib64,sbin,usr/bin,usr/sbin,var}
+    mkdir -p "$tree"/{dev,proc,sys,tmp,run,out,etc,root,machine,lib64,sbin,usr/bin,usr/sbin,var}
     plant_busybox "$tree"
-    plant_modules "$kernel/modules" "$tree" "${modules[@]}"
+    plant_modules "$modules_tree" "$tree" "${modules[@]}"
     install -m 755 "$resources/machine/init" "$tree/init"
+    install -m 644 "$resources/machine/fstab" "$tree/etc/fstab"
     printf 'root:x:0:0:root:/tmp:/bin/sh\nnobody:x:65534:65534:nobody:/:/bin/false\n' >"$tree/etc/passwd"
     printf 'root:x:0:\nnogroup:x:65534:\n' >"$tree/etc/group"
     printf '127.0.0.1 localhost machine\n' >"$tree/etc/hosts"
@@ -43,10 +44,10 @@ build_base() {
 }
 
 prepare() {
-    local entry
+    local entry modules_tree
     debian_kernel
     kernel=$entry
-    cached machine "$(content_key "$kernel" "$(busybox)" "$0" "$resources/lib.sh" "$resources/machine/init")" build_base
+    cached machine "$(content_key "$kernel" "$(busybox)" "$0" "$resources/lib.sh" "$resources"/machine/{init,fstab})" build_base
     base=$entry/base.cpio
 }
 
@@ -86,6 +87,7 @@ pack_run() {
     (cd "$run/tree" && find -L . -mindepth 1 | cpio --quiet -L -o -H newc -R 0:0)
 }
 
+# shellcheck disable=SC2054 # the commas are QEMU's
 start_qemu() {
     local output=(-chardev "file,id=out,path=$run/out,append=on" -device virtserialport,chardev=out,name=out)
     ((!interactive)) || output=(-chardev stdio,id=out,signal=off -device virtconsole,chardev=out
@@ -95,7 +97,7 @@ start_qemu() {
     setpriv --pdeathsig TERM timeout --foreground -k 5 "$timeout" setpriv --pdeathsig KILL \
         qemu-system-x86_64 -accel tcg,thread=multi -cpu max,la57=off -machine pc -m "$memory" -smp "$cpus" \
         -nodefaults -no-user-config -display none -no-reboot \
-        -kernel "$kernel/vmlinux" -initrd "$run/initrd" -append "console=ttyS0 panic=-1 tsc=reliable $append" \
+        -kernel "$kernel/vmlinux" -initrd "$run/initrd" -append "console=ttyS0 panic=-1 tsc=reliable mitigations=off cryptomgr.notests lsm=landlock $append" \
         -serial "file:$log" \
         -device virtio-serial-pci,ioeventfd=off "${output[@]}" \
         -chardev "file,id=status,path=$run/status" -device virtserialport,chardev=status,name=status \

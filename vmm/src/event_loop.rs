@@ -63,7 +63,15 @@ impl EventLoop {
     /// # Errors
     /// When waiting itself fails, which only a broken host does.
     pub fn run_once(&mut self) -> io::Result<()> {
-        match self.manager.run() {
+        self.run_for(-1)
+    }
+
+    /// The same, but waits at most `milliseconds`; -1 means without limit.
+    ///
+    /// # Errors
+    /// As [`Self::run_once`].
+    pub fn run_for(&mut self, milliseconds: i32) -> io::Result<()> {
+        match self.manager.run_with_timeout(milliseconds) {
             Ok(_) => Ok(()),
             Err(event_manager::Error::Epoll(e)) if e.errno() == libc::EINTR => Ok(()),
             Err(e) => Err(io::Error::other(e)),

@@ -33,11 +33,10 @@ impl Signals {
     /// When the host has no descriptors left.
     pub fn watch() -> io::Result<Self> {
         let mut set = MaybeUninit::uninit();
-        // SAFETY: sigemptyset initializes the set it is given.
-        let mut set: libc::sigset_t = unsafe {
-            libc::sigemptyset(set.as_mut_ptr());
-            set.assume_init()
-        };
+        // SAFETY: the pointer is valid for a whole set, which the call initializes.
+        unsafe { libc::sigemptyset(set.as_mut_ptr()) };
+        // SAFETY: initialized by the call above, which cannot fail.
+        let mut set: libc::sigset_t = unsafe { set.assume_init() };
         for signal in WATCHED {
             // SAFETY: `set` is initialized and the signal numbers are valid.
             unsafe { libc::sigaddset(&raw mut set, signal) };
@@ -54,11 +53,12 @@ impl Signals {
             return Err(io::Error::last_os_error());
         }
         // SAFETY: the descriptor is new and nobody else owns it.
-        Ok(Self { file: unsafe { File::from_raw_fd(fd) } })
+        let file = unsafe { File::from_raw_fd(fd) };
+        Ok(Self { file })
     }
 
     /// The next pending signal.
-    pub fn next(&mut self) -> Option<Signal> {
+    pub fn take(&mut self) -> Option<Signal> {
         let mut info = [0; size_of::<libc::signalfd_siginfo>()];
         let n = self.file.read(&mut info).ok()?;
         let [a, b, c, d, ..] = info;

@@ -93,8 +93,8 @@ impl SignalWatch {
         }
         log::info!("terminating: power button pressed, {:?} until the end", self.grace);
         let pressed = self.power_button.write(1);
-        let armed = self.grace_timer.reset(self.grace, None);
-        if let Err(error) = pressed.and(armed.map_err(io::Error::from)) {
+        let armed = self.grace_timer.reset(self.grace, None).map_err(io::Error::from);
+        for error in [pressed, armed].into_iter().filter_map(Result::err) {
             log::error!("the guest cannot be asked to power off: {error}");
             self.ending.report(EndReason::Terminated);
         }
@@ -114,7 +114,7 @@ impl LoopSource for SignalWatch {
             self.ending.report(EndReason::Terminated);
             return Next::Keep;
         }
-        while let Some(signal) = self.signals.next() {
+        while let Some(signal) = self.signals.take() {
             match signal {
                 Signal::Terminate => self.terminate(),
                 Signal::Interrupt => self.ending.report(EndReason::Quit),

@@ -1,1 +1,3 @@
 //! Host side of devices.
+
+pub mod net;

@@ -3,7 +3,7 @@
 use super::{BootError, Fields, Source};
 
 /// The kinds of file that people pass as a kernel.
-pub(super) enum Image {
+pub(super) enum Kind {
     /// A compressed Linux kernel with a setup header.
     BzImage,
     /// An ELF file for x86; the details are the ELF loader's to judge.
@@ -19,7 +19,7 @@ const WANTED: &str = "pass an x86_64 bzImage or an ELF vmlinux";
 const DECOMPRESS: &str = "decompress it first, or pass the bzImage it came from";
 const AS_DISK: &str = "pass it with --disk, and a kernel with --kernel";
 
-pub(super) fn identify(source: &mut Source) -> Result<Image, BootError> {
+pub(super) fn identify(source: &mut Source) -> Result<Kind, BootError> {
     let len = usize::try_from(source.len).unwrap_or(SNIFF).min(SNIFF);
     let mut bytes = vec![0; len];
     if !source.read_at(0, &mut bytes)? {
@@ -28,13 +28,13 @@ pub(super) fn identify(source: &mut Source) -> Result<Image, BootError> {
     let head = Fields(&bytes);
     // "HdrS" at 0x202: the Linux setup header. An EFI bzImage also starts with "MZ", so this comes first.
     if head.bytes(0x202) == *b"HdrS" {
-        return Ok(Image::BzImage);
+        return Ok(Kind::BzImage);
     }
     if bytes.starts_with(b"\x7fELF") {
-        return Ok(Image::Elf);
+        return Ok(Kind::Elf);
     }
     let (found, remedy) = describe(&bytes, &head);
-    Ok(Image::Other { found, remedy })
+    Ok(Kind::Other { found, remedy })
 }
 
 fn describe(bytes: &[u8], head: &Fields<'_>) -> (&'static str, &'static str) {

@@ -17,7 +17,7 @@ use linux_loader::loader::bootparam::setup_header;
 
 pub use initrd::load_initrd;
 
-use image::{Image, identify};
+use image::{Kind, identify};
 
 /// A kernel in guest memory.
 #[derive(Debug, Clone, Copy)]
@@ -140,9 +140,9 @@ pub fn load_kernel(
 ) -> Result<Kernel, BootError> {
     let mut source = Source::open("kernel", path)?;
     match identify(&mut source)? {
-        Image::BzImage => bzimage::load(&mut source, choice, memory),
-        Image::Elf => elf::load(&mut source, choice, memory),
-        Image::Other { found, remedy } => Err(BootError::WrongFile {
+        Kind::BzImage => bzimage::load(&mut source, choice, memory),
+        Kind::Elf => elf::load(&mut source, choice, memory),
+        Kind::Other { found, remedy } => Err(BootError::WrongFile {
             role: source.role,
             path: path.to_owned(),
             found: found.to_owned(),

@@ -113,6 +113,8 @@ pub struct Queue {
     kick: EventFd,
     interrupt: Interrupt,
     unannounced: bool,
+    /// Where the used ring stood when the driver's wish for an interrupt was last looked at.
+    considered: u16,
 }
 
 /// Where a queue stands, for starting it again at the same place.
@@ -169,6 +171,7 @@ impl Queue {
             kick,
             interrupt,
             unannounced: false,
+            considered: 0,
         })
     }
 
@@ -241,6 +244,32 @@ impl Queue {
             .map_err(|e| ring_error(self.index, e))?;
         self.unannounced = true;
         Ok(())
+    }
+
+    /// Hands several chains, each with the bytes written to it, back at once: the driver sees all of
+    /// them or none. Data spread over several chains needs this (virtio 1.3, 5.1.6.4).
+    ///
+    /// # Errors
+    /// [`QueueError`] when a head is not one of this queue's.
+    pub fn push_all(&mut self, used: &[(u16, u32)]) -> Result<(), QueueError> {
+        let Some((&(last, written), others)) = used.split_last() else {
+            return Ok(());
+        };
+        // The others are written where `push` will find them done, then one index covers them all.
+        let mut next = self.ring.next_used();
+        for &(head, written) in others {
+            if head >= self.ring.size() {
+                return Err(ring_error(self.index, virtio_queue::Error::InvalidDescriptorIndex));
+            }
+            let slot = u64::from(next % self.ring.size());
+            let entry = [u32::from(head).to_le(), written.to_le()];
+            self.memory
+                .write_obj(entry, GuestAddress(self.ring.used_ring() + 4 + 8 * slot))
+                .map_err(|e| self.fault(Fault::Memory(e)))?;
+            next = next.wrapping_add(1);
+        }
+        self.ring.set_next_used(next);
+        self.push(last, written)
     }
 
     /// Interrupts the driver if there is something new on the used ring and it wants to hear of it.
@@ -346,23 +375,25 @@ impl Queue {
     }
 
     fn wants_interrupt(&mut self) -> Result<bool, QueueError> {
-        if self.ring.event_idx_enabled() {
-            return self
-                .ring
-                .needs_notification(&self.memory)
-                .map_err(|e| ring_error(self.index, e));
-        }
-        // Without EVENT_IDX the flag decides; virtio-queue does not look at it. The used index must be
-        // visible before the flag is read (virtio 1.3, 2.7.7.2).
+        let used = self.ring.next_used();
+        let considered = std::mem::replace(&mut self.considered, used);
+        // The used index must be visible before the driver's wish is read (virtio 1.3, 2.7.7.2).
         fence(Ordering::SeqCst);
-        let flags: u16 = self
-            .memory
-            .load(GuestAddress(self.ring.avail_ring()), Ordering::Relaxed)
-            .map_err(|source| QueueError::Memory {
-                queue: self.index,
-                source,
-            })?;
-        Ok(u16::from_le(flags) & AVAIL_NO_INTERRUPT == 0)
+        if self.ring.event_idx_enabled() {
+            // Whether the index passed `used_event` since the last look; virtio-queue's own answer does
+            // not count what `push_all` adds.
+            let event = self.load_driver_area(4 + 2 * u64::from(self.ring.size()))?;
+            return Ok(used.wrapping_sub(event).wrapping_sub(1) < used.wrapping_sub(considered));
+        }
+        // Without EVENT_IDX the flag decides; virtio-queue does not look at it.
+        Ok(self.load_driver_area(0)? & AVAIL_NO_INTERRUPT == 0)
+    }
+
+    fn load_driver_area(&self, offset: u64) -> Result<u16, QueueError> {
+        self.memory
+            .load(GuestAddress(self.ring.avail_ring() + offset), Ordering::Relaxed)
+            .map(u16::from_le)
+            .map_err(|e| self.fault(Fault::Memory(e)))
     }
 }
 

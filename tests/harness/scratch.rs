@@ -1,0 +1,132 @@
+//! A directory of its own for each test, gone when the test ends.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+/// A fresh directory that is removed with all its contents on drop.
+pub struct Scratch {
+    path: PathBuf,
+}
+
+impl Default for Scratch {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Scratch {
+    /// Makes the directory, below `TMPDIR`.
+    #[must_use]
+    pub fn new() -> Self {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        // Short, because the path of a Unix socket has only 108 bytes.
+        let path = std::env::temp_dir().join(format!("vmm-test-{}-{number}", process::id()));
+        fs::create_dir(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+        Self { path }
+    }
+
+    /// The directory.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The path of `name` in it.
+    #[must_use]
+    pub fn join(&self, name: &str) -> PathBuf {
+        self.path.join(name)
+    }
+
+    /// Writes a file and gives its path.
+    pub fn file(&self, name: &str, contents: impl AsRef<[u8]>) -> PathBuf {
+        let path = self.join(name);
+        fs::write(&path, contents).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+        path
+    }
+
+    /// A file of `len` bytes without a single block.
+    pub fn sparse_file(&self, name: &str, len: u64) -> PathBuf {
+        let path = self.file(name, "");
+        let file = fs::File::options().write(true).open(&path).unwrap();
+        file.set_len(len).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+        path
+    }
+
+    /// A copy of `from`, holes kept as far as the file system can.
+    pub fn copy(&self, from: &Path) -> PathBuf {
+        let name = from.file_name().unwrap_or_default().to_string_lossy();
+        let to = self.join(&name);
+        copy_sparse(from, &to).unwrap_or_else(|e| panic!("copy of {}: {e}", from.display()));
+        to
+    }
+
+    /// The names in the directory, sorted.
+    #[must_use]
+    pub fn names(&self) -> Vec<String> {
+        let entries = fs::read_dir(&self.path).unwrap();
+        let mut names: Vec<_> =
+            entries.map(|e| e.unwrap().file_name().to_string_lossy().into_owned()).collect();
+        names.sort();
+        names
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        if let Err(error) = fs::remove_dir_all(&self.path) {
+            eprintln!("{}: {error}", self.path.display());
+        }
+    }
+}
+
+/// Copies block by block and leaves out those that are all zeros.
+fn copy_sparse(from: &Path, to: &Path) -> std::io::Result<()> {
+    use std::io::{Read, Seek, SeekFrom, Write};
+    let mut source = fs::File::open(from)?;
+    let mut target = fs::File::create(to)?;
+    let mut block = vec![0; 64 << 10];
+    loop {
+        let n = source.read(&mut block)?;
+        match block.get(..n) {
+            None | Some([]) => break,
+            Some(data) if data.iter().all(|&byte| byte == 0) => {
+                target.seek(SeekFrom::Current(i64::try_from(n).unwrap_or(0)))?;
+            }
+            Some(data) => target.write_all(data)?,
+        }
+    }
+    target.set_len(source.metadata()?.len())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::MetadataExt;
+
+    use super::*;
+
+    #[test]
+    fn the_directory_goes_away_with_everything_in_it() {
+        let scratch = Scratch::new();
+        scratch.file("a", "1");
+        fs::create_dir(scratch.join("b")).unwrap();
+        assert_eq!(scratch.names(), ["a", "b"]);
+        let path = scratch.path().to_owned();
+        drop(scratch);
+        assert!(!path.exists());
+    }
+
+    #[test]
+    fn a_copy_is_equal_and_keeps_its_holes() {
+        let from = Scratch::new();
+        let original = from.sparse_file("disk", 8 << 20);
+        let to = Scratch::new();
+        let copy = to.copy(&original);
+        let metadata = fs::metadata(&copy).unwrap();
+        assert_eq!(metadata.len(), 8 << 20);
+        assert_eq!(metadata.blocks(), 0);
+        assert_eq!(fs::read(copy).unwrap(), fs::read(original).unwrap());
+    }
+}
