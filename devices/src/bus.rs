@@ -100,10 +100,7 @@ impl Bus {
     pub fn read(&self, address: u64, data: &mut [u8]) {
         match self.find(address, data.len()) {
             Some((offset, device)) => {
-                device
-                    .lock()
-                    .unwrap_or_else(PoisonError::into_inner)
-                    .read(offset, data);
+                device.lock().unwrap_or_else(PoisonError::into_inner).read(offset, data);
             }
             None => data.fill(0xff),
         }
@@ -112,10 +109,7 @@ impl Bus {
     /// Writes `data` at `address`; ignored where no device listens.
     pub fn write(&self, address: u64, data: &[u8]) -> Option<Effect> {
         let (offset, device) = self.find(address, data.len())?;
-        device
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .write(offset, data)
+        device.lock().unwrap_or_else(PoisonError::into_inner).write(offset, data)
     }
 
     fn find(&self, address: u64, len: usize) -> Option<(u64, &Mutex<dyn BusDevice>)> {
@@ -146,8 +140,7 @@ mod tests {
 
     fn bus_with(base: u64, len: u64) -> Bus {
         let mut bus = Bus::new();
-        bus.insert(base, len, Arc::new(Mutex::new(Recorder(Vec::new()))))
-            .unwrap();
+        bus.insert(base, len, Arc::new(Mutex::new(Recorder(Vec::new())))).unwrap();
         bus
     }
 
@@ -166,13 +159,7 @@ mod tests {
     #[test]
     fn nothing_reads_as_all_ones_before_between_and_across_the_end() {
         let bus = bus_with(0x1000, 0x10);
-        for (address, len) in [
-            (0xfff, 1),
-            (0xfff, 2),
-            (0x100f, 2),
-            (0x1010, 8),
-            (u64::MAX, 8),
-        ] {
+        for (address, len) in [(0xfff, 1), (0xfff, 2), (0x100f, 2), (0x1010, 8), (u64::MAX, 8)] {
             let mut data = vec![0; len];
             bus.read(address, &mut data);
             assert!(data.iter().all(|&b| b == 0xff), "{address:#x}");
@@ -187,18 +174,9 @@ mod tests {
         assert!(bus.insert(0x1010, 0x10, other()).is_ok());
         assert!(bus.insert(0xff0, 0x10, other()).is_ok());
         for (base, len) in [(0x1000, 0x10), (0x100f, 1), (0x800, 0x2000), (0xfff, 2)] {
-            assert!(matches!(
-                bus.insert(base, len, other()),
-                Err(BusError::Overlap { .. })
-            ));
+            assert!(matches!(bus.insert(base, len, other()), Err(BusError::Overlap { .. })));
         }
-        assert!(matches!(
-            bus.insert(5, 0, other()),
-            Err(BusError::Range { .. })
-        ));
-        assert!(matches!(
-            bus.insert(u64::MAX, 2, other()),
-            Err(BusError::Range { .. })
-        ));
+        assert!(matches!(bus.insert(5, 0, other()), Err(BusError::Range { .. })));
+        assert!(matches!(bus.insert(u64::MAX, 2, other()), Err(BusError::Range { .. })));
     }
 }

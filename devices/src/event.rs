@@ -22,21 +22,13 @@ impl Interest {
     /// Watches `fd` for input, level-triggered: for descriptors that are always drained, like a kick.
     #[must_use]
     pub fn readable(fd: RawFd, token: u16) -> Self {
-        Self {
-            fd,
-            token,
-            events: EventSet::IN,
-        }
+        Self { fd, token, events: EventSet::IN }
     }
 
     /// Watches `fd` for new input, edge-triggered.
     #[must_use]
     pub fn readable_edge(fd: RawFd, token: u16) -> Self {
-        Self {
-            fd,
-            token,
-            events: EventSet::IN | EventSet::EDGE_TRIGGERED,
-        }
+        Self { fd, token, events: EventSet::IN | EventSet::EDGE_TRIGGERED }
     }
 }
 

@@ -2,10 +2,7 @@
 //!
 //! Decides nothing about offsets, retries or errors' meaning; a short transfer is returned as such.
 
-#![expect(
-    unsafe_code,
-    reason = "iovecs over guest memory are raw pointers by nature"
-)]
+#![expect(unsafe_code, reason = "iovecs over guest memory are raw pointers by nature")]
 
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
@@ -92,10 +89,7 @@ impl IoVecs {
         spill: &mut [u8],
     ) -> io::Result<usize> {
         self.fill_whole(to)?;
-        self.list.push(libc::iovec {
-            iov_base: spill.as_mut_ptr().cast(),
-            iov_len: spill.len(),
-        });
+        self.list.push(libc::iovec { iov_base: spill.as_mut_ptr().cast(), iov_len: spill.len() });
         let count = libc::c_int::try_from(self.list.len()).map_err(|_| einval())?;
         // SAFETY: as in `read_at`; the last iovec is `spill`, borrowed mutably for the whole call.
         let n = unsafe { libc::readv(fd.as_raw_fd(), self.list.as_ptr(), count) };
@@ -113,15 +107,27 @@ impl IoVecs {
         result(n)
     }
 
+    /// The pieces of host memory that `len` bytes of `buffers` from `start` on lie in, for a call that is
+    /// made elsewhere (a ring); at most `IOV_MAX` of them. Whoever makes that call keeps the guest's
+    /// memory mapped until it is over, and this list untouched until the kernel has read it.
+    ///
+    /// # Errors
+    /// `EFAULT` when the buffer is not RAM.
+    pub(crate) fn point_at(
+        &mut self,
+        buffers: &Buffers<'_>,
+        start: usize,
+        len: usize,
+    ) -> io::Result<&[libc::iovec]> {
+        self.fill(buffers, start, len)?;
+        Ok(&self.list)
+    }
+
     /// Points the list at all of the buffer: a frame cannot be sent in two calls.
     fn fill_whole(&mut self, buffers: &Buffers<'_>) -> io::Result<libc::c_int> {
         let count = self.fill(buffers, 0, buffers.len())?;
         let covered: usize = self.list.iter().map(|v| v.iov_len).sum();
-        if covered == buffers.len() {
-            Ok(count)
-        } else {
-            Err(einval())
-        }
+        if covered == buffers.len() { Ok(count) } else { Err(einval()) }
     }
 
     /// Points the list at the buffer; at most `IOV_MAX` entries, the rest is a short transfer.

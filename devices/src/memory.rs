@@ -35,11 +35,7 @@ impl<'a> Buffers<'a> {
     #[must_use]
     pub fn new(memory: &'a GuestMemory, segments: &'a [Segment]) -> Self {
         let len = segments.iter().map(|s| s.len as usize).sum();
-        Self {
-            memory,
-            segments,
-            len,
-        }
+        Self { memory, segments, len }
     }
 
     /// Total length in bytes.
@@ -120,8 +116,7 @@ impl<'a> Buffers<'a> {
                 .checked_add(skip as u64)
                 .ok_or(GuestMemoryError::InvalidGuestAddress(segment.address))?;
             for slice in
-                self.memory
-                    .get_slices(GuestAddress(start), take, Permissions::ReadWrite)?
+                self.memory.get_slices(GuestAddress(start), take, Permissions::ReadWrite)?
             {
                 f(slice?);
             }

@@ -28,8 +28,8 @@ fn main() {
 }
 
 fn compile(name: &str, width: &str, entry: &str) {
-    let source = PathBuf::from(env::var_os("CARGO_MANIFEST_DIR").unwrap_or_default())
-        .join("guests/puppet");
+    let source =
+        PathBuf::from(env::var_os("CARGO_MANIFEST_DIR").unwrap_or_default()).join("guests/puppet");
     let output = PathBuf::from(env::var_os("OUT_DIR").unwrap_or_default()).join(name);
     let files = [source.join(entry), source.join("puppet.c"), source.join("link.ld")];
     for file in &files {

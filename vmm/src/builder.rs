@@ -4,24 +4,47 @@
 //! Nothing here runs the guest.
 
 use std::fs::File;
+use std::io::Read;
+use std::num::NonZeroU16;
 use std::sync::{Arc, Mutex};
 
-use arch::{BootProtocol, Machine, layout};
+use arch::cpuid::CpuFacts;
+use arch::registers::{self, BootRegisters};
+
+use arch::{ApicIds, BootProtocol, Machine, Range, SerialPort, Topology, layout};
+use devices::backend::disk::io::Engine;
+use devices::backend::disk::{Disk, DiskError, DiskOptions};
+use devices::backend::net::tap::{Tap, TapError};
+use devices::bus::BusDevice;
 use devices::legacy::i8042::I8042;
+use devices::legacy::serial::{Serial, SerialInput};
 use devices::memory::GuestMemory;
 use devices::platform::{DebugExit, POWER_PORTS, Power, PvPanic};
+use devices::virtio::block::{Block, BlockOptions, SerialError};
+use devices::virtio::console::Console;
+use devices::virtio::net::{MacAddress, Mtu, Net, NetError, NetOptions};
 use devices::virtio::rng::Rng;
+use kvm_ioctls::VcpuFd;
 use vm_memory::{Bytes, GuestAddress};
+use vmm_sys_util::eventfd::EventFd;
 
 use crate::boot::{self, Entry, Kernel};
-use crate::config::Plan;
+use crate::config::{Cpus, DiskPlan, NetPlan, NetSource, Plan};
+use crate::consoles::{Consoles, OnLoop};
 use crate::device_manager::{AttachError, DeviceManager};
 use crate::end::Ending;
-use crate::event_loop::LoopHandle;
+use crate::event_loop::{LoopHandle, LoopSource};
+use crate::exit_code::ExitCode;
+use crate::inherited::duplicate;
 use crate::kvm::{Kvm, KvmError, Vm};
 use crate::memory::{self, MemoryError};
-use crate::vcpu::{BootState, Buses, VcpuError, VcpuSetup};
+use crate::vcpu::{BootState, VcpuError, VcpuSetup};
 use crate::vm::Microvm;
+
+/// The serial port, where a PC has its first.
+const COM1: SerialPort = SerialPort { port: layout::COM1_PORT, gsi: layout::COM1_GSI };
+/// Ports of a 16550.
+const SERIAL_PORTS: u64 = 8;
 
 /// Why a machine cannot be built.
 #[derive(Debug, thiserror::Error)]
@@ -38,9 +61,33 @@ pub enum BuildError {
     /// A device's place.
     #[error(transparent)]
     Attach(#[from] AttachError),
+    /// A disk.
+    #[error(transparent)]
+    Disk(#[from] DiskError),
+    /// A disk's serial number.
+    #[error(transparent)]
+    Serial(#[from] SerialError),
+    /// A tap.
+    #[error(transparent)]
+    Tap(#[from] TapError),
+    /// A network card's address or MTU.
+    #[error(transparent)]
+    Net(#[from] NetError),
+    /// A tap that was to be inherited.
+    #[error("network card {id:?}: its descriptor is not open")]
+    InheritedTap {
+        /// The card.
+        id: String,
+        /// The host's answer.
+        #[source]
+        source: std::io::Error,
+    },
     /// The tables of the machine.
     #[error("the machine cannot be described to the guest")]
     Arch(#[from] arch::ArchError),
+    /// The grouping of the CPUs.
+    #[error(transparent)]
+    Topology(#[from] arch::TopologyError),
     /// A vCPU.
     #[error(transparent)]
     Vcpu(#[from] VcpuError),
@@ -63,14 +110,27 @@ pub enum BuildError {
     },
 }
 
+impl BuildError {
+    /// Whether the user asked for what cannot be, or the host failed.
+    #[must_use]
+    pub fn exit_code(&self) -> ExitCode {
+        match self {
+            Self::Kvm(_) | Self::Memory(_) | Self::Vcpu(_) | Self::Write { .. } => {
+                ExitCode::HostFailure
+            }
+            _ => ExitCode::BadConfiguration,
+        }
+    }
+}
+
 /// What outlives a machine when it is built again after a reboot.
 pub struct Persistent<'a> {
     /// The loop that serves its devices.
     pub on: LoopHandle,
     /// The host side of its consoles.
-    pub consoles: &'a crate::consoles::Consoles,
+    pub consoles: &'a Consoles,
     /// The power button's line.
-    pub power_button: &'a vmm_sys_util::eventfd::EventFd,
+    pub power_button: &'a EventFd,
     /// Where its end is reported.
     pub ending: &'a Ending,
 }
@@ -81,29 +141,182 @@ pub struct Persistent<'a> {
 /// [`BuildError`]; nothing is left behind.
 pub fn build(plan: &Plan, around: &Persistent<'_>) -> Result<Microvm, BuildError> {
     let kvm = Kvm::open()?;
-    let count = plan.cpus.count();
-    if usize::from(count) > kvm.max_vcpus() {
-        return Err(BuildError::TooManyCpus { asked: count, limit: kvm.max_vcpus() });
-    }
+    let topology = topology(plan, &kvm)?;
     let memory = memory::reserve(plan.memory_bytes)?;
     let vm = Vm::new(&kvm, memory.clone())?;
+
     let kernel = boot::load_kernel(&plan.kernel, plan.boot, &memory)?;
-    let initrd = match &plan.initrd {
-        Some(path) => Some(boot::load_initrd(path, &kernel, &memory)?),
-        None => None,
+    let initrd = plan.initrd.as_deref();
+    let initrd = initrd.map(|path| boot::load_initrd(path, &kernel, &memory)).transpose()?;
+    let cmdline = write_cmdline(&memory, &plan.cmdline)?;
+
+    let mut manager = DeviceManager::new(&vm, around.on.clone());
+    vm.connect_line(around.power_button, layout::POWER_BUTTON_GSI)?;
+    attach_platform(&mut manager)?;
+    let serial = attach_serial(&mut manager, around)?;
+    attach_virtio(&mut manager, plan, around.consoles)?;
+    let (buses, virtio, devices) = manager.finish();
+
+    let machine = Machine {
+        topology,
+        memory: layout::ram_ranges(plan.memory_bytes),
+        initrd,
+        cmdline,
+        virtio,
+        serial_ports: serial.iter().map(|_| COM1).collect(),
+        // It is there for `reboot=k`, which needs no driver; a kernel that is told of it probes for a
+        // keyboard, which takes long.
+        i8042: false,
+        pvpanic_port: Some(layout::PVPANIC_PORT),
+        power: layout::POWER,
+        power_button_gsi: layout::POWER_BUTTON_GSI,
     };
-    let cmdline = write_cmdline(&plan.cmdline, &memory)?;
+    let registers = write_boot_tables(&memory, &machine, &kernel)?;
+    let vcpus = create_vcpus(&kvm, &vm, topology, registers)?;
+    let vcpus = vcpus.into_iter().zip(0..).map(|(fd, index)| VcpuSetup {
+        index,
+        fd,
+        buses: buses.clone(),
+        ending: around.ending.clone(),
+    });
+    let sources = serial.into_iter().collect();
+    Ok(Microvm { vcpus: vcpus.collect(), vm, devices, sources })
+}
 
-    let mut devices = DeviceManager::new(&vm, around.on.clone());
-    attach_platform(&mut devices, around)?;
-    attach_devices(&mut devices, plan, around)?;
-    let (buses, virtio, attached) = devices.finish();
-
-    let machine = Machine { topology: plan.cpus.clone(), memory: layout::ram_ranges(plan.memory_bytes), initrd, cmdline, virtio };
-    let (boot, tables) = boot_state(&kernel, &machine)?;
-    for (address, bytes) in tables {
-        write(&memory, address, &bytes)?;
+fn topology(plan: &Plan, kvm: &Kvm) -> Result<Topology, BuildError> {
+    let asked = plan.cpus.count;
+    let limit = kvm.max_vcpus();
+    if usize::from(asked) > limit {
+        return Err(BuildError::TooManyCpus { asked, limit });
     }
-    let vcpus = create_vcpus(&kvm, &vm, &machine, &boot, &buses, around.ending)?;
-    Ok(Microvm { vm, vcpus, devices: attached })
+    let Cpus { count, cores, threads, sockets } = plan.cpus;
+    Ok(Topology::new(count, Some(cores), Some(threads), Some(sockets))?)
+}
+
+fn write_cmdline(memory: &GuestMemory, text: &str) -> Result<Range, BuildError> {
+    let mut bytes = text.as_bytes().to_vec();
+    bytes.push(0);
+    write(memory, layout::CMDLINE, &bytes)?;
+    Ok(Range { start: layout::CMDLINE, len: bytes.len() as u64 })
+}
+
+fn attach_platform(manager: &mut DeviceManager<'_>) -> Result<(), BuildError> {
+    let ports = POWER_PORTS;
+    manager.attach_ports("power", layout::POWER.sleep_control, ports, shared(Power))?;
+    manager.attach_ports("pvpanic", layout::PVPANIC_PORT, 1, shared(PvPanic))?;
+    manager.attach_ports("debug-exit", layout::DEBUG_EXIT_PORT, 1, shared(DebugExit))?;
+    let span = u64::from(layout::I8042_COMMAND_PORT - layout::I8042_DATA_PORT) + 1;
+    manager.attach_ports("i8042", layout::I8042_DATA_PORT, span, shared(I8042::default()))?;
+    Ok(())
+}
+
+/// The serial port, and the source that feeds it; none when it leads nowhere.
+fn attach_serial(
+    manager: &mut DeviceManager<'_>,
+    around: &Persistent<'_>,
+) -> Result<Option<Box<dyn LoopSource>>, BuildError> {
+    let Some(port) = around.consoles.serial() else { return Ok(None) };
+    let line = manager.connect_line("serial", COM1.gsi)?;
+    let serial = Arc::new(Mutex::new(Serial::new(Box::new(line), port.clone())));
+    manager.attach_ports("serial", COM1.port, SERIAL_PORTS, serial.clone())?;
+    Ok(Some(Box::new(OnLoop::new(SerialInput::new(serial), around.ending))))
+}
+
+/// The virtio devices, in the order in which the guest numbers them.
+fn attach_virtio(
+    manager: &mut DeviceManager<'_>,
+    plan: &Plan,
+    consoles: &Consoles,
+) -> Result<(), BuildError> {
+    for disk in &plan.disks {
+        manager.attach_virtio(&disk.id, Box::new(block(disk)?))?;
+    }
+    for net in &plan.nets {
+        manager.attach_virtio(&net.id, Box::new(network(net)?))?;
+    }
+    if let Some(port) = consoles.virtio() {
+        manager.attach_virtio("console", Box::new(Console::new(port.clone())))?;
+    }
+    if plan.rng {
+        manager.attach_virtio("rng", Box::new(Rng::new(Box::new(open_urandom))))?;
+    }
+    Ok(())
+}
+
+fn block(plan: &DiskPlan) -> Result<Block, BuildError> {
+    let options = DiskOptions { read_only: plan.read_only, ..Default::default() };
+    let disk = Arc::new(Disk::open(&plan.path, options)?);
+    let serial = Some(plan.serial.parse()?);
+    let (id, queues) = (plan.id.clone(), NonZeroU16::MIN);
+    Ok(Block::new(BlockOptions { id, serial, disk, queues, engine: Engine::Sync }))
+}
+
+fn network(plan: &NetPlan) -> Result<Net, BuildError> {
+    let refused = |source| BuildError::InheritedTap { id: plan.id.clone(), source };
+    let tap = match &plan.source {
+        NetSource::Tap(name) => Tap::open(name, 1)?,
+        NetSource::Fd(number) => Tap::from_fd(duplicate(*number).map_err(refused)?)?,
+    };
+    Ok(Net::new(NetOptions {
+        id: plan.id.clone(),
+        mac: Some(MacAddress::new(plan.mac)?),
+        mtu: plan.mtu.map(Mtu::new).transpose()?,
+        backend: Arc::new(tap),
+    }))
+}
+
+fn open_urandom() -> std::io::Result<Box<dyn Read + Send>> {
+    Ok(Box::new(File::open("/dev/urandom")?))
+}
+
+/// The tables that the kernel reads first, and the registers that point to them.
+fn write_boot_tables(
+    memory: &GuestMemory,
+    machine: &Machine,
+    kernel: &Kernel,
+) -> Result<BootRegisters, BuildError> {
+    let (protocol, registers) = match kernel.entry {
+        Entry::Linux64 { address, header } => (
+            BootProtocol::Linux64 { setup_header: header },
+            registers::linux64(address, layout::ZERO_PAGE),
+        ),
+        Entry::Pvh { address } => {
+            (BootProtocol::Pvh, registers::pvh(address, layout::PVH_START_INFO))
+        }
+    };
+    for (address, bytes) in arch::boot_tables(machine, &protocol)? {
+        write(memory, address, &bytes)?;
+    }
+    Ok(registers)
+}
+
+fn create_vcpus(
+    kvm: &Kvm,
+    vm: &Vm,
+    topology: Topology,
+    registers: BootRegisters,
+) -> Result<Vec<VcpuFd>, BuildError> {
+    let apic_ids = ApicIds::new(&topology);
+    let mut vcpus = Vec::with_capacity(usize::from(topology.cpus()));
+    for id in apic_ids.iter() {
+        vcpus.push(vm.create_vcpu(id)?);
+    }
+    let tsc_khz = vcpus.first().and_then(|vcpu| vcpu.get_tsc_khz().ok());
+    let facts =
+        CpuFacts { index: 0, topology, tsc_khz, tsc_deadline_timer: kvm.has_tsc_deadline_timer() };
+    let mut state = BootState::new(&kvm.supported_cpuid()?, &facts, registers)?;
+    for (index, vcpu) in (0..).zip(&vcpus) {
+        state.apply(vcpu, index)?;
+    }
+    Ok(vcpus)
+}
+
+fn write(memory: &GuestMemory, address: u64, bytes: &[u8]) -> Result<(), BuildError> {
+    memory
+        .write_slice(bytes, GuestAddress(address))
+        .map_err(|source| BuildError::Write { address, source })
+}
+
+fn shared(device: impl BusDevice + 'static) -> Arc<Mutex<dyn BusDevice>> {
+    Arc::new(Mutex::new(device))
 }

@@ -69,7 +69,7 @@ pub struct DeviceManager<'a> {
     vm: &'a Vm,
     on: LoopHandle,
     buses: Buses,
-    gsis: std::slice::Iter<'static, u32>,
+    gsis: std::ops::RangeInclusive<u32>,
     virtio: Vec<MmioDevice>,
     attached: Vec<Attached>,
 }
@@ -82,7 +82,7 @@ impl<'a> DeviceManager<'a> {
             vm,
             on,
             buses: Buses::default(),
-            gsis: layout::DEVICE_GSIS.iter(),
+            gsis: layout::DEVICE_GSIS,
             virtio: Vec::new(),
             attached: Vec::new(),
         }
@@ -98,11 +98,11 @@ impl<'a> DeviceManager<'a> {
         device: Box<dyn VirtioDevice>,
     ) -> Result<(), AttachError> {
         let index = self.virtio.len() as u64;
-        let gsi = *self.gsis.next().ok_or_else(|| AttachError::TooMany {
+        let gsi = self.gsis.next().ok_or_else(|| AttachError::TooMany {
             id: id.to_owned(),
-            limit: layout::DEVICE_GSIS.len(),
+            limit: layout::DEVICE_GSIS.count(),
         })?;
-        let base = layout::VIRTIO_MMIO_START + index * WINDOW;
+        let base = layout::VIRTIO_MMIO.start + index * WINDOW;
         let line = Arc::new(new_line(id)?);
         let port = self.vm.device_port(base, line.clone(), gsi, self.on.clone());
         let interrupt = Interrupt::new(Box::new(SharedLine(line)));
@@ -169,6 +169,5 @@ impl devices::interrupt::InterruptLine for SharedLine {
 }
 
 fn new_line(id: &str) -> Result<EventFd, AttachError> {
-    EventFd::new(EFD_NONBLOCK)
-        .map_err(|source| AttachError::Line { id: id.to_owned(), source })
+    EventFd::new(EFD_NONBLOCK).map_err(|source| AttachError::Line { id: id.to_owned(), source })
 }

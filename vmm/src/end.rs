@@ -103,6 +103,13 @@ impl Ending {
         }
     }
 
+    /// Forgets the reason: the machine starts again.
+    pub fn clear(&self) {
+        *self.0.reason.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        // Nothing to read is as good as having read it.
+        let _ = self.0.reported.read();
+    }
+
     /// The reason, once there is one.
     #[must_use]
     pub fn reason(&self) -> Option<EndReason> {

@@ -9,7 +9,9 @@ use std::io;
 
 use devices::event::{EventSet, Interest};
 use devices::virtio::device::Worker;
-use event_manager::{EventManager, EventOps, Events, MutEventSubscriber, RemoteEndpoint, SubscriberOps};
+use event_manager::{
+    EventManager, EventOps, Events, MutEventSubscriber, RemoteEndpoint, SubscriberOps,
+};
 
 /// Names a source on its loop.
 pub type SourceId = event_manager::SubscriberId;
@@ -56,6 +58,13 @@ impl EventLoop {
     /// Watches `source` from now on.
     pub fn add(&mut self, source: Box<dyn LoopSource>) -> SourceId {
         self.manager.add_subscriber(Subscriber::Source { source, done: false })
+    }
+
+    /// Forgets a source that [`Self::add`] was given.
+    pub fn remove(&mut self, id: SourceId) {
+        if let Err(error) = self.manager.remove_subscriber(id) {
+            log::error!("a source cannot be taken off its loop: {error}");
+        }
     }
 
     /// Waits for events and serves them once.

@@ -1,1 +1,28 @@
-//! Vmm.
+//! A lightweight virtual machine monitor: `vmm --kernel bzImage --disk rootfs.img`.
+//!
+//! Reading order: [`run`] (a life from start to end), [`builder`] (the boot story), [`kvm`] and [`vcpu`]
+//! (every KVM ioctl), [`event_loop`] (everything that is not a vCPU). What the guest talks to is in the
+//! `devices` crate, what its tables and registers say in `arch`.
+
+pub mod boot;
+pub mod builder;
+pub mod cli;
+pub mod config;
+pub mod consoles;
+pub mod device_manager;
+pub mod doctor;
+pub mod end;
+pub mod event_loop;
+pub mod exit_code;
+pub mod inherited;
+pub mod kvm;
+pub mod logger;
+pub mod memory;
+pub mod run;
+pub mod signals;
+pub mod supervisor;
+pub mod vcpu;
+pub mod vm;
+
+#[cfg(test)]
+mod test_dir;

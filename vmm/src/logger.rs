@@ -65,7 +65,8 @@ impl Log for Logger {
         if !self.enabled(record.metadata()) {
             return;
         }
-        let Some(dropped) = self.limit.lock().unwrap_or_else(PoisonError::into_inner).admit() else {
+        let Some(dropped) = self.limit.lock().unwrap_or_else(PoisonError::into_inner).admit()
+        else {
             return;
         };
         if dropped > 0 {

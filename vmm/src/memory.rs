@@ -17,7 +17,9 @@ const NAME: &CStr = c"guest-ram";
 #[derive(Debug, thiserror::Error)]
 pub enum MemoryError {
     /// The host does not give that much address space.
-    #[error("cannot reserve {mib} MiB for the guest; ask for less with --memory, or raise the limit (ulimit -v)")]
+    #[error(
+        "cannot reserve {mib} MiB for the guest; ask for less with --memory, or raise the limit (ulimit -v)"
+    )]
     Reserve {
         /// What was asked for.
         mib: u64,
@@ -51,13 +53,7 @@ fn describe(region: &impl GuestMemoryRegion) {
     let Ok(len) = usize::try_from(region.len()) else { return };
     // SAFETY: the range is exactly one mapping of ours; naming does not change it.
     unsafe {
-        libc::prctl(
-            libc::PR_SET_VMA,
-            libc::PR_SET_VMA_ANON_NAME,
-            start,
-            len,
-            NAME.as_ptr(),
-        );
+        libc::prctl(libc::PR_SET_VMA, libc::PR_SET_VMA_ANON_NAME, start, len, NAME.as_ptr());
     }
     // SAFETY: as above; the advice concerns core dumps only.
     unsafe { libc::madvise(start.cast(), len, libc::MADV_DONTDUMP) };

@@ -14,11 +14,12 @@ pub enum Signal {
     Terminate,
     /// End it now (SIGINT).
     Interrupt,
-    /// The terminal has another size (SIGWINCH).
-    Resize,
+    /// The terminal has another size (SIGWINCH), or is ours again after a stop (SIGCONT).
+    Terminal,
 }
 
-const WATCHED: [libc::c_int; 4] = [libc::SIGTERM, libc::SIGHUP, libc::SIGINT, libc::SIGWINCH];
+const WATCHED: [libc::c_int; 5] =
+    [libc::SIGTERM, libc::SIGHUP, libc::SIGINT, libc::SIGWINCH, libc::SIGCONT];
 
 /// The queue of pending signals.
 pub struct Signals {
@@ -46,9 +47,8 @@ impl Signals {
         // SAFETY: ignoring a signal installs no handler.
         unsafe { libc::signal(libc::SIGPIPE, libc::SIG_IGN) };
         // SAFETY: `set` is initialized; -1 asks for a new descriptor.
-        let fd = unsafe {
-            libc::signalfd(-1, &raw const set, libc::SFD_CLOEXEC | libc::SFD_NONBLOCK)
-        };
+        let fd =
+            unsafe { libc::signalfd(-1, &raw const set, libc::SFD_CLOEXEC | libc::SFD_NONBLOCK) };
         if fd < 0 {
             return Err(io::Error::last_os_error());
         }
@@ -67,7 +67,7 @@ impl Signals {
             _ if n < info.len() => None,
             libc::SIGTERM | libc::SIGHUP => Some(Signal::Terminate),
             libc::SIGINT => Some(Signal::Interrupt),
-            libc::SIGWINCH => Some(Signal::Resize),
+            libc::SIGWINCH | libc::SIGCONT => Some(Signal::Terminal),
             _ => None,
         }
     }

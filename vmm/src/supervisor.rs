@@ -27,8 +27,8 @@ pub struct Orders {
     pub timeout: Option<Duration>,
     /// The guest's power button.
     pub power_button: Arc<EventFd>,
-    /// Called when the terminal has another size.
-    pub on_resize: Box<dyn FnMut() + Send>,
+    /// Called when the terminal has another size, or the process goes on after a stop.
+    pub on_terminal_change: Box<dyn FnMut() + Send>,
 }
 
 /// Adds the watchers to `event_loop`; they report to `ending`.
@@ -41,7 +41,7 @@ pub fn watch(
     orders: Orders,
     ending: &Ending,
 ) -> io::Result<()> {
-    let Orders { grace, timeout, power_button, on_resize } = orders;
+    let Orders { grace, timeout, power_button, on_terminal_change } = orders;
     event_loop.add(Box::new(EndWatch(ending.clone())));
     let grace_timer = TimerFd::new()?;
     event_loop.add(Box::new(SignalWatch {
@@ -50,7 +50,7 @@ pub fn watch(
         grace_timer,
         asked: false,
         power_button,
-        on_resize,
+        on_terminal_change,
         ending: ending.clone(),
     }));
     if let Some(limit) = timeout {
@@ -81,7 +81,7 @@ struct SignalWatch {
     /// The power button was pressed already.
     asked: bool,
     power_button: Arc<EventFd>,
-    on_resize: Box<dyn FnMut() + Send>,
+    on_terminal_change: Box<dyn FnMut() + Send>,
     ending: Ending,
 }
 
@@ -118,7 +118,7 @@ impl LoopSource for SignalWatch {
             match signal {
                 Signal::Terminate => self.terminate(),
                 Signal::Interrupt => self.ending.report(EndReason::Quit),
-                Signal::Resize => (self.on_resize)(),
+                Signal::Terminal => (self.on_terminal_change)(),
             }
         }
         Next::Keep

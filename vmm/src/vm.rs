@@ -9,7 +9,7 @@
 use std::io;
 
 use crate::device_manager::Attached;
-use crate::event_loop::EventLoop;
+use crate::event_loop::{EventLoop, LoopSource, SourceId};
 use crate::kvm::Vm;
 use crate::vcpu::{VcpuHandle, VcpuSetup};
 
@@ -18,6 +18,8 @@ pub struct Microvm {
     pub(crate) vm: Vm,
     pub(crate) vcpus: Vec<VcpuSetup>,
     pub(crate) devices: Vec<Attached>,
+    /// What the loop serves for this machine besides its virtio devices.
+    pub(crate) sources: Vec<Box<dyn LoopSource>>,
 }
 
 /// A machine whose vCPUs run.
@@ -25,17 +27,22 @@ pub struct RunningVm {
     // Field order is drop order: threads are gone before devices, devices before the VM.
     vcpus: Vec<VcpuHandle>,
     devices: Vec<Attached>,
+    sources: Vec<SourceId>,
     _vm: Vm,
 }
 
 impl Microvm {
-    /// Starts every vCPU.
+    /// Starts every vCPU; the machine's sources are served by `event_loop`.
     ///
     /// # Errors
     /// When the host has no thread left; vCPUs that were started are told to stop.
-    pub fn start(self) -> io::Result<RunningVm> {
-        let mut running =
-            RunningVm { vcpus: Vec::with_capacity(self.vcpus.len()), devices: self.devices, _vm: self.vm };
+    pub fn start(self, event_loop: &mut EventLoop) -> io::Result<RunningVm> {
+        let mut running = RunningVm {
+            vcpus: Vec::with_capacity(self.vcpus.len()),
+            devices: self.devices,
+            sources: self.sources.into_iter().map(|source| event_loop.add(source)).collect(),
+            _vm: self.vm,
+        };
         for setup in self.vcpus {
             match VcpuHandle::start(setup) {
                 Ok(vcpu) => running.vcpus.push(vcpu),
@@ -50,6 +57,11 @@ impl Microvm {
 }
 
 impl RunningVm {
+    /// Tells every vCPU to stop, and does not wait for it.
+    pub fn tell_to_stop(&self) {
+        self.vcpus.iter().for_each(VcpuHandle::kick_to_stop);
+    }
+
     /// Stops every vCPU and takes every device off its loop.
     ///
     /// A vCPU may be waiting for the loop at this moment, so the loop is served until all have ended.
@@ -74,6 +86,7 @@ impl RunningVm {
         while !stopper.is_finished() {
             event_loop.run_for(STOP_ROUND_MS)?;
         }
+        self.sources.drain(..).for_each(|source| event_loop.remove(source));
         Ok(())
     }
 }

@@ -15,9 +15,8 @@ fn by_default_all_cores_share_a_socket() {
 
 #[test]
 fn what_is_missing_is_derived() {
-    let grouped = |cores, threads, sockets| {
-        parts(Topology::new(12, cores, threads, sockets).unwrap())
-    };
+    let grouped =
+        |cores, threads, sockets| parts(Topology::new(12, cores, threads, sockets).unwrap());
     assert_eq!(grouped(Some(3), Some(2), None), (2, 3, 2));
     assert_eq!(grouped(Some(3), None, None), (4, 3, 1));
     assert_eq!(grouped(None, Some(2), None), (1, 6, 2));
@@ -55,8 +54,9 @@ fn no_part_may_be_zero_or_overflow() {
         (Some(u16::MAX), Some(u16::MAX), Some(u16::MAX)),
     ];
     for (cores, threads, sockets) in groupings {
-        assert!(
-            matches!(Topology::new(4, cores, threads, sockets), Err(TopologyError::Uneven { .. }))
-        );
+        assert!(matches!(
+            Topology::new(4, cores, threads, sockets),
+            Err(TopologyError::Uneven { .. })
+        ));
     }
 }

@@ -21,12 +21,13 @@ pub(crate) const LONG_MODE: Segments =
 pub(crate) const PROTECTED_MODE: Segments =
     Segments { code: FLAT_CODE, data: FLAT_DATA, task: TASK };
 
-/// Limit of the table's register.
-pub(crate) const LIMIT: u16 = 8 * ENTRIES as u16 - 1;
+/// Limit of the table's register: the last byte of its last entry.
+pub(crate) const LIMIT: u16 = 47;
 
 /// Two unused entries, code, data, and two for the task segment, whose descriptor is 16 bytes long
 /// in long mode.
 const ENTRIES: usize = 6;
+const _: () = assert!(8 * ENTRIES == LIMIT as usize + 1);
 
 const FLAT_DATA: Segment = Segment {
     base: 0,

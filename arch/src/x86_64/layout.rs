@@ -90,11 +90,12 @@ pub const VIRTIO_MMIO_LEN: u64 = 4 * KIB;
 pub const VIRTIO_MMIO: Range =
     Range { start: BOOT_TIMER.start + BOOT_TIMER.len, len: 255 * VIRTIO_MMIO_LEN };
 
-/// Registers of the I/O APIC, where KVM's in-kernel model answers.
-pub const IO_APIC: u64 = 0xFEC0_0000;
+/// Registers of the I/O APIC, where KVM's in-kernel model answers. Every table that names it has 32
+/// bits for it.
+pub const IO_APIC: u32 = 0xFEC0_0000;
 
 /// Registers of the local APIC, at their reset address (SDM volume 3, 11.4.1).
-pub const LOCAL_APIC: u64 = 0xFEE0_0000;
+pub const LOCAL_APIC: u32 = 0xFEE0_0000;
 
 /// Page for `KVM_SET_IDENTITY_MAP_ADDR`: Intel hosts without unrestricted guests need it for
 /// real-mode code. KVM's own default, stated because the guest is told to keep off it.

@@ -1,3 +1,5 @@
 //! Host side of devices.
 
+pub mod console;
+pub mod disk;
 pub mod net;

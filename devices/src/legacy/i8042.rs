@@ -30,10 +30,7 @@ pub struct I8042 {
 impl Default for I8042 {
     fn default() -> Self {
         let reset = ResetLine::default();
-        Self {
-            chip: I8042Device::new(reset.clone()),
-            reset,
-        }
+        Self { chip: I8042Device::new(reset.clone()), reset }
     }
 }
 
@@ -49,10 +46,7 @@ impl BusDevice for I8042 {
         if let ([byte], Ok(offset)) = (data, u8::try_from(offset)) {
             let Ok(()) = self.chip.write(offset, *byte);
         }
-        self.reset
-            .0
-            .swap(false, Ordering::Relaxed)
-            .then_some(Effect::Reset)
+        self.reset.0.swap(false, Ordering::Relaxed).then_some(Effect::Reset)
     }
 }
 
@@ -64,12 +58,9 @@ mod tests {
     fn only_the_reset_command_resets() {
         let mut controller = I8042::default();
         assert_eq!(controller.write(4, &[0xfe]), Some(Effect::Reset));
-        for (offset, data) in [
-            (4, vec![0xd1]),
-            (0, vec![0xfe]),
-            (4, vec![0xfe, 0xfe]),
-            (1, vec![0xfe]),
-        ] {
+        for (offset, data) in
+            [(4, vec![0xd1]), (0, vec![0xfe]), (4, vec![0xfe, 0xfe]), (1, vec![0xfe])]
+        {
             assert_eq!(controller.write(offset, &data), None, "{offset} {data:x?}");
         }
     }

@@ -45,10 +45,7 @@ mod tests {
 
     #[test]
     fn only_s5_with_the_enable_bit_powers_off() {
-        assert_eq!(
-            Power.write(0, &[SLEEP_TYPE_S5 << 2 | SLEEP_ENABLE]),
-            Some(Effect::PowerOff)
-        );
+        assert_eq!(Power.write(0, &[SLEEP_TYPE_S5 << 2 | SLEEP_ENABLE]), Some(Effect::PowerOff));
         assert_eq!(Power.write(0, &[SLEEP_TYPE_S5 << 2]), None);
         assert_eq!(Power.write(0, &[SLEEP_ENABLE]), None);
         assert_eq!(Power.write(1, &[SLEEP_TYPE_S5 << 2 | SLEEP_ENABLE]), None);

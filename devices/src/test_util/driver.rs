@@ -22,22 +22,13 @@ pub struct DriverQueue {
     seen_used: u16,
 }
 
-#[expect(
-    clippy::unwrap_used,
-    reason = "test helper: the queue lies in the test's own memory"
-)]
+#[expect(clippy::unwrap_used, reason = "test helper: the queue lies in the test's own memory")]
 #[expect(missing_docs, reason = "names say it; the protocol is virtio 1.3, 2.7")]
 impl DriverQueue {
     /// An empty queue of `size` entries at `base` (16 KiB aligned).
     #[must_use]
     pub fn new(memory: &GuestMemory, base: u64, size: u16) -> Self {
-        Self {
-            memory: memory.clone(),
-            base,
-            size,
-            next_descriptor: 0,
-            seen_used: 0,
-        }
+        Self { memory: memory.clone(), base, size, next_descriptor: 0, seen_used: 0 }
     }
 
     #[must_use]
@@ -107,23 +98,23 @@ impl DriverQueue {
         all
     }
 
+    /// The head of the next chain that is added.
+    #[must_use]
+    pub fn next_head(&self) -> u16 {
+        self.next_descriptor % self.size
+    }
+
     #[must_use]
     pub fn avail_index(&self) -> u16 {
-        self.memory
-            .read_obj(GuestAddress(self.avail() + 2))
-            .unwrap()
+        self.memory.read_obj(GuestAddress(self.avail() + 2)).unwrap()
     }
 
     pub fn set_avail_index(&self, index: u16) {
-        self.memory
-            .write_obj(index, GuestAddress(self.avail() + 2))
-            .unwrap();
+        self.memory.write_obj(index, GuestAddress(self.avail() + 2)).unwrap();
     }
 
     pub fn set_avail_flags(&self, flags: u16) {
-        self.memory
-            .write_obj(flags, GuestAddress(self.avail()))
-            .unwrap();
+        self.memory.write_obj(flags, GuestAddress(self.avail())).unwrap();
     }
 
     /// `used_event`: interrupt when the used index passes this one.
@@ -134,9 +125,7 @@ impl DriverQueue {
 
     fn descriptor_at(&self, table: u64, index: u16, d: (u64, u32, u16, u16)) {
         let at = GuestAddress(table + 16 * u64::from(index));
-        self.memory
-            .write_obj(Descriptor::new(d.0, d.1, d.2, d.3), at)
-            .unwrap();
+        self.memory.write_obj(Descriptor::new(d.0, d.1, d.2, d.3), at).unwrap();
     }
 
     fn avail(&self) -> u64 {

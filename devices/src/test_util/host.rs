@@ -20,10 +20,7 @@ impl FakeHost {
     /// A host that refuses to start anything.
     #[must_use]
     pub fn refusing() -> Self {
-        Self {
-            refuse: true,
-            ..Self::default()
-        }
+        Self { refuse: true, ..Self::default() }
     }
 
     /// Whether a worker is running.
@@ -99,9 +96,8 @@ impl Running {
         let host = FakeHost::default();
         let (interrupt, line) = fake_interrupt();
         let count = device.queue_sizes().len();
-        let queues: Vec<_> = (0..count)
-            .map(|i| DriverQueue::new(memory, base + 0x40000 * (i as u64), 16))
-            .collect();
+        let queues: Vec<_> =
+            (0..count).map(|i| DriverQueue::new(memory, base + 0x40000 * (i as u64), 16)).collect();
         let transport = Transport::new(
             "test".to_owned(),
             device,
@@ -109,12 +105,7 @@ impl Running {
             memory.clone(),
             interrupt,
         );
-        let mut running = Self {
-            transport,
-            host,
-            line,
-            queues,
-        };
+        let mut running = Self { transport, host, line, queues };
         running.bring_up(features);
         running
     }

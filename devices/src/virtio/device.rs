@@ -135,13 +135,7 @@ impl Worker {
         kicks: Vec<(u16, EventFd)>,
         interrupt: Interrupt,
     ) -> Self {
-        Self {
-            name,
-            handlers,
-            kicks,
-            interrupt,
-            failed: false,
-        }
+        Self { name, handlers, kicks, interrupt, failed: false }
     }
 
     /// The queue index and kick descriptor of each live queue.
@@ -166,9 +160,7 @@ impl Worker {
     /// of it needs to be watched any more.
     pub fn handle(&mut self, data: u32) -> bool {
         let token = (data & 0xffff) as u16;
-        let handler = usize::try_from(data >> 16)
-            .ok()
-            .and_then(|i| self.handlers.get_mut(i));
+        let handler = usize::try_from(data >> 16).ok().and_then(|i| self.handlers.get_mut(i));
         if self.failed {
             return false;
         }
@@ -185,10 +177,7 @@ impl Worker {
     /// Stops every handler; the queues come back in no particular order.
     #[must_use]
     pub fn stop(self) -> Vec<Queue> {
-        self.handlers
-            .into_iter()
-            .flat_map(QueueHandler::stop)
-            .collect()
+        self.handlers.into_iter().flat_map(QueueHandler::stop).collect()
     }
 }
 
@@ -208,9 +197,7 @@ pub trait DeviceHost: Send + Sync {
 /// Copies from a configuration space of `config` bytes; what lies beyond its end reads as zero.
 pub fn read_config_bytes(config: &[u8], offset: u64, data: &mut [u8]) {
     data.fill(0);
-    let tail = usize::try_from(offset)
-        .ok()
-        .and_then(|start| config.get(start..));
+    let tail = usize::try_from(offset).ok().and_then(|start| config.get(start..));
     for (to, from) in data.iter_mut().zip(tail.unwrap_or_default()) {
         *to = *from;
     }

@@ -61,11 +61,7 @@ impl VirtioDevice for Rng {
             what: "entropy source cannot be opened".to_owned(),
             source,
         })?;
-        Ok(vec![Box::new(Handler {
-            queue,
-            source,
-            chain: Chain::new(),
-        })])
+        Ok(vec![Box::new(Handler { queue, source, chain: Chain::new() })])
     }
 }
 
@@ -81,14 +77,8 @@ impl QueueHandler for Handler {
     }
 
     fn handle(&mut self, _token: u16) -> Result<(), QueueError> {
-        let Self {
-            queue,
-            source,
-            chain,
-        } = self;
-        queue.serve(MAX_BATCH, chain, |memory, chain| {
-            fill(&mut **source, &chain.writable(memory))
-        })
+        let Self { queue, source, chain } = self;
+        queue.serve(MAX_BATCH, chain, |memory, chain| fill(&mut **source, &chain.writable(memory)))
     }
 
     fn stop(self: Box<Self>) -> Vec<Queue> {
@@ -99,9 +89,7 @@ impl QueueHandler for Handler {
 /// Answers one request; a source that fails answers with no bytes.
 fn fill(source: &mut dyn Read, to: &Buffers<'_>) -> Result<u32, Fault> {
     let mut bytes = [0; MAX_REQUEST];
-    let wanted = bytes
-        .get_mut(..to.len().min(MAX_REQUEST))
-        .unwrap_or_default();
+    let wanted = bytes.get_mut(..to.len().min(MAX_REQUEST)).unwrap_or_default();
     if let Err(error) = source.read_exact(wanted) {
         log::error!("entropy source failed: {error}");
         return Ok(0);

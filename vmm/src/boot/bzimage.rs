@@ -9,7 +9,7 @@ use linux_loader::loader::bootparam::setup_header;
 use linux_loader::loader::{BzImage, KernelLoader};
 use vm_memory::{ByteValued, GuestAddress};
 
-use super::{BootError, Entry, EntryChoice, Fields, Kernel, Source, low_memory_end};
+use super::{BootError, BootProtocol, Entry, Fields, Kernel, Source, low_memory_end};
 
 /// Where the setup header lies in the file.
 const HEADER: usize = 0x1f1;
@@ -26,10 +26,10 @@ const PARAGRAPH: u64 = 16;
 
 pub(super) fn load(
     source: &mut Source,
-    choice: EntryChoice,
+    choice: BootProtocol,
     memory: &GuestMemory,
 ) -> Result<Kernel, BootError> {
-    if choice == EntryChoice::Pvh {
+    if choice == BootProtocol::Pvh {
         return Err(source.no_entry("PVH", "linux64, or pass the ELF vmlinux"));
     }
     let header = read_header(source)?;
@@ -37,7 +37,7 @@ pub(super) fn load(
     if end > low_memory_end(memory) {
         return Err(source.too_large(end, memory));
     }
-    let start = GuestAddress(layout::HIMEM_START);
+    let start = GuestAddress(layout::HIMEM);
     let loaded = BzImage::load(memory, Some(start), &mut source.file, None)
         .map_err(|error| source.damaged(format!("{error}")))?;
     let address = loaded.kernel_load.0 + ENTRY_64;
@@ -68,7 +68,8 @@ fn read_header(source: &Source) -> Result<setup_header, BootError> {
             remedy: "build it for x86_64, Linux 3.8 or later",
         });
     }
-    let setup = SECTOR * (1 + u64::from(if header.setup_sects == 0 { 4 } else { header.setup_sects }));
+    let setup =
+        SECTOR * (1 + u64::from(if header.setup_sects == 0 { 4 } else { header.setup_sects }));
     let wanted = setup + PARAGRAPH * u64::from(header.syssize);
     if source.len < wanted {
         return Err(source.damaged(format!(
@@ -83,5 +84,5 @@ fn read_header(source: &Source) -> Result<setup_header, BootError> {
 /// and needs `init_size` bytes there.
 fn end_in_memory(header: &setup_header) -> u64 {
     let preferred = header.pref_address;
-    preferred.max(layout::HIMEM_START).saturating_add(u64::from(header.init_size))
+    preferred.max(layout::HIMEM).saturating_add(u64::from(header.init_size))
 }

@@ -7,7 +7,7 @@ use arch::layout;
 use devices::memory::GuestMemory;
 use vm_memory::{Bytes, GuestAddress};
 
-use super::{BootError, Entry, EntryChoice, Fields, Kernel, Source, low_memory_end};
+use super::{BootError, BootProtocol, Entry, Fields, Kernel, Source, low_memory_end};
 
 const MACHINE_386: u16 = 3;
 const MACHINE_X86_64: u16 = 62;
@@ -38,7 +38,7 @@ struct LoadSegment {
 
 pub(super) fn load(
     source: &mut Source,
-    choice: EntryChoice,
+    choice: BootProtocol,
     memory: &GuestMemory,
 ) -> Result<Kernel, BootError> {
     let program = read_program(source)?;
@@ -54,16 +54,16 @@ pub(super) fn load(
 fn choose_entry(
     source: &Source,
     program: &Program,
-    choice: EntryChoice,
+    choice: BootProtocol,
 ) -> Result<Entry, BootError> {
     match (choice, program.pvh_entry) {
-        (EntryChoice::Auto | EntryChoice::Pvh, Some(address)) => Ok(Entry::Pvh { address }),
-        (EntryChoice::Pvh, None) => Err(source.no_entry("PVH", "linux64")),
-        (EntryChoice::Linux64, _) | (EntryChoice::Auto, None) if program.is_64_bit => {
+        (BootProtocol::Auto | BootProtocol::Pvh, Some(address)) => Ok(Entry::Pvh { address }),
+        (BootProtocol::Pvh, None) => Err(source.no_entry("PVH", "linux64")),
+        (BootProtocol::Linux64, _) | (BootProtocol::Auto, None) if program.is_64_bit => {
             Ok(Entry::Linux64 { address: program.entry, header: None })
         }
-        (EntryChoice::Linux64, Some(_)) => Err(source.no_entry("64-bit", "pvh")),
-        (EntryChoice::Linux64 | EntryChoice::Auto, _) => Err(BootError::WrongFile {
+        (BootProtocol::Linux64, Some(_)) => Err(source.no_entry("64-bit", "pvh")),
+        (BootProtocol::Linux64 | BootProtocol::Auto, _) => Err(BootError::WrongFile {
             role: source.role,
             path: source.path.clone(),
             found: "a 32-bit ELF file without a PVH entry".to_owned(),
@@ -88,7 +88,7 @@ fn check_segments(
                 segment.in_file, segment.offset
             )));
         }
-        if segment.address < layout::HIMEM_START {
+        if segment.address < layout::HIMEM {
             return Err(source.damaged(format!(
                 "a segment wants address {:#x}, below 1 MiB, where the boot tables are",
                 segment.address
@@ -119,7 +119,8 @@ fn load_segment(
 ) -> Result<(), BootError> {
     use std::io::{Seek, SeekFrom};
     source.file.seek(SeekFrom::Start(segment.offset)).map_err(|e| source.unreadable(e))?;
-    let len = usize::try_from(segment.in_file).map_err(|_| source.damaged("a segment is too long"))?;
+    let len =
+        usize::try_from(segment.in_file).map_err(|_| source.damaged("a segment is too long"))?;
     memory
         .read_exact_volatile_from(GuestAddress(segment.address), &mut source.file, len)
         .map_err(|e| source.unreadable(std::io::Error::other(e)))

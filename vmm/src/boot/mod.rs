@@ -17,6 +17,7 @@ use linux_loader::loader::bootparam::setup_header;
 
 pub use initrd::load_initrd;
 
+use crate::config::BootProtocol;
 use image::{Kind, identify};
 
 /// A kernel in guest memory.
@@ -45,18 +46,6 @@ pub enum Entry {
         /// Address of the first instruction.
         address: u64,
     },
-}
-
-/// Which entry the user wants.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum EntryChoice {
-    /// PVH when the file says it can, else the 64-bit entry.
-    #[default]
-    Auto,
-    /// The 64-bit entry.
-    Linux64,
-    /// PVH.
-    Pvh,
 }
 
 /// Why a kernel or an initrd cannot be loaded.
@@ -116,7 +105,9 @@ pub enum BootError {
         instead: &'static str,
     },
     /// It does not fit.
-    #[error("{role} {path:?} needs memory up to {needed} MiB, the guest has {available} MiB in one piece; give it more with --memory")]
+    #[error(
+        "{role} {path:?} needs memory up to {needed} MiB, the guest has {available} MiB in one piece; give it more with --memory"
+    )]
     TooLarge {
         /// "kernel" or "initrd".
         role: &'static str,
@@ -135,7 +126,7 @@ pub enum BootError {
 /// [`BootError`], one line that says what the file is and what to do.
 pub fn load_kernel(
     path: &Path,
-    choice: EntryChoice,
+    choice: BootProtocol,
     memory: &GuestMemory,
 ) -> Result<Kernel, BootError> {
     let mut source = Source::open("kernel", path)?;

@@ -41,7 +41,12 @@ impl ElfFile {
         put(&mut file, 32, &64_u64.to_le_bytes());
         put(&mut file, 54, &56_u16.to_le_bytes());
         put(&mut file, 56, &2_u16.to_le_bytes());
-        segment(&mut file[64..], 1, code_at, (self.address, self.code.len() as u64, self.in_memory));
+        segment(
+            &mut file[64..],
+            1,
+            code_at,
+            (self.address, self.code.len() as u64, self.in_memory),
+        );
         let len = self.notes.len() as u64;
         segment(&mut file[120..], 4, notes_at, (0, len, len));
         file.extend(&self.notes);
@@ -80,7 +85,7 @@ fn bzimage(payload: u32, init_size: u32) -> Vec<u8> {
     file
 }
 
-fn load(file: &[u8], choice: EntryChoice) -> Result<(Kernel, GuestMemory), BootError> {
+fn load(file: &[u8], choice: BootProtocol) -> Result<(Kernel, GuestMemory), BootError> {
     let dir = TestDir::new();
     let path = dir.path().join("kernel");
     fs::write(&path, file).unwrap();
@@ -89,14 +94,14 @@ fn load(file: &[u8], choice: EntryChoice) -> Result<(Kernel, GuestMemory), BootE
 }
 
 fn message(file: &[u8]) -> String {
-    let text = load(file, EntryChoice::Auto).unwrap_err().to_string();
+    let text = load(file, BootProtocol::Auto).unwrap_err().to_string();
     assert!(!text.contains('\n'), "one line: {text}");
     text
 }
 
 #[test]
 fn an_elf_kernel_is_loaded_where_it_wants_and_entered_in_64_bit_mode() {
-    let (kernel, memory) = load(&ElfFile::new().bytes(), EntryChoice::Auto).unwrap();
+    let (kernel, memory) = load(&ElfFile::new().bytes(), BootProtocol::Auto).unwrap();
     assert!(matches!(kernel.entry, Entry::Linux64 { address, header: None } if address == MIB + 8));
     assert_eq!(kernel.end, MIB + 16);
     let mut bytes = [0xff; 8];
@@ -106,24 +111,25 @@ fn an_elf_kernel_is_loaded_where_it_wants_and_entered_in_64_bit_mode() {
 
 #[test]
 fn a_pvh_note_is_found_among_others_and_preferred() {
-    let file = ElfFile::new().note(b"GNU\0", 18, 1).note(b"Xen\0", 5, 2).note(b"Xen\0", 18, 0x10_0004);
-    let (kernel, _) = load(&file.bytes(), EntryChoice::Auto).unwrap();
+    let file =
+        ElfFile::new().note(b"GNU\0", 18, 1).note(b"Xen\0", 5, 2).note(b"Xen\0", 18, 0x10_0004);
+    let (kernel, _) = load(&file.bytes(), BootProtocol::Auto).unwrap();
     assert!(matches!(kernel.entry, Entry::Pvh { address: 0x10_0004 }));
-    let (kernel, _) = load(&file.bytes(), EntryChoice::Linux64).unwrap();
+    let (kernel, _) = load(&file.bytes(), BootProtocol::Linux64).unwrap();
     assert!(matches!(kernel.entry, Entry::Linux64 { .. }));
 }
 
 #[test]
 fn an_entry_that_is_not_there_names_the_one_that_is() {
-    let error = load(&ElfFile::new().bytes(), EntryChoice::Pvh).unwrap_err().to_string();
+    let error = load(&ElfFile::new().bytes(), BootProtocol::Pvh).unwrap_err().to_string();
     assert!(error.contains("no PVH entry") && error.contains("--boot linux64"), "{error}");
-    let error = load(&bzimage(64, 4096), EntryChoice::Pvh).unwrap_err().to_string();
+    let error = load(&bzimage(64, 4096), BootProtocol::Pvh).unwrap_err().to_string();
     assert!(error.contains("no PVH entry") && error.contains("vmlinux"), "{error}");
 }
 
 #[test]
 fn a_bzimage_is_loaded_at_1_mib_and_entered_200_above() {
-    let (kernel, memory) = load(&bzimage(4096, 0x10_0000), EntryChoice::Auto).unwrap();
+    let (kernel, memory) = load(&bzimage(4096, 0x10_0000), BootProtocol::Auto).unwrap();
     let Entry::Linux64 { address, header: Some(header) } = kernel.entry else {
         panic!("{:?}", kernel.entry)
     };
@@ -139,7 +145,7 @@ fn a_bzimage_is_loaded_at_1_mib_and_entered_200_above() {
 fn header_bytes_beyond_its_declared_length_are_not_believed() {
     let mut file = bzimage(64, 4096);
     file[0x201] = 0x3a; // ends before `pref_address`
-    let (kernel, _) = load(&file, EntryChoice::Auto).unwrap();
+    let (kernel, _) = load(&file, BootProtocol::Auto).unwrap();
     let Entry::Linux64 { header: Some(header), .. } = kernel.entry else { panic!() };
     assert_eq!({ header.pref_address }, 0);
 }
@@ -216,7 +222,7 @@ fn corrupted_headers_never_panic_and_never_load_outside_memory() {
                 let mut file = original.clone();
                 file[at] = value;
                 // Either it loads or it says why; both are fine, reaching the next line is the test.
-                let _ = load(&file, EntryChoice::Auto);
+                let _ = load(&file, BootProtocol::Auto);
             }
         }
     }
@@ -226,9 +232,9 @@ fn corrupted_headers_never_panic_and_never_load_outside_memory() {
 fn paths_that_are_no_files_are_named() {
     let dir = TestDir::new();
     let memory = reserve(32 * MIB).unwrap();
-    let missing = load_kernel(&dir.path().join("none"), EntryChoice::Auto, &memory).unwrap_err();
+    let missing = load_kernel(&dir.path().join("none"), BootProtocol::Auto, &memory).unwrap_err();
     assert!(missing.to_string().contains("none"));
-    let directory = load_kernel(dir.path(), EntryChoice::Auto, &memory).unwrap_err();
+    let directory = load_kernel(dir.path(), BootProtocol::Auto, &memory).unwrap_err();
     assert!(directory.to_string().contains("a directory"));
 }
 
@@ -246,7 +252,8 @@ fn an_initrd_goes_to_the_top_on_a_page_and_below_its_limit() {
     assert_eq!(last, 7);
     let range = load_initrd(&path, &Kernel { initrd_limit: 16 * MIB, ..kernel }, &memory).unwrap();
     assert_eq!(range.start, 16 * MIB - 8192);
-    let error = load_initrd(&path, &Kernel { end: 32 * MIB - 4096, ..kernel }, &memory).unwrap_err();
+    let error =
+        load_initrd(&path, &Kernel { end: 32 * MIB - 4096, ..kernel }, &memory).unwrap_err();
     assert!(error.to_string().contains("initrd"), "{error}");
     fs::write(&path, []).unwrap();
     assert!(load_initrd(&path, &kernel, &memory).unwrap_err().to_string().contains("empty"));

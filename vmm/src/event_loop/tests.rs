@@ -126,8 +126,9 @@ fn a_descriptor_that_cannot_be_watched_fails_the_start() {
     let mut event_loop = EventLoop::new().unwrap();
     let handle = event_loop.handle();
     let file = std::fs::File::open("/proc/self/exe").unwrap();
-    let other =
-        std::thread::spawn(move || handle.add_worker(worker(vec![Box::new(OnAFile(file))])).is_err());
+    let other = std::thread::spawn(move || {
+        handle.add_worker(worker(vec![Box::new(OnAFile(file))])).is_err()
+    });
     while !other.is_finished() {
         event_loop.run_for(1).unwrap();
     }

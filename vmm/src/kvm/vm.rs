@@ -31,9 +31,9 @@ impl Vm {
     pub fn new(kvm: &Kvm, memory: GuestMemory) -> Result<Self, KvmError> {
         let fd = kvm.create_vm()?;
         for (slot, region) in (0_u32..).zip(memory.iter()) {
-            let host = memory
-                .get_host_address(region.start_addr())
-                .map_err(|e| KvmError::Call { what: "map guest memory", source: io::Error::other(e) })?;
+            let host = memory.get_host_address(region.start_addr()).map_err(|e| {
+                KvmError::Call { what: "map guest memory", source: io::Error::other(e) }
+            })?;
             let region = kvm_userspace_memory_region {
                 slot,
                 flags: 0,
@@ -46,8 +46,8 @@ impl Vm {
             unsafe { fd.set_user_memory_region(region) }
                 .map_err(KvmError::call("map guest memory"))?;
         }
-        fd.set_tss_address(layout::KVM_TSS)
-            .map_err(KvmError::call("set the TSS address"))?;
+        let tss = usize::try_from(layout::KVM_TSS).unwrap_or(usize::MAX);
+        fd.set_tss_address(tss).map_err(KvmError::call("set the TSS address"))?;
         fd.create_irq_chip().map_err(KvmError::call("create the interrupt controller"))?;
         Ok(Self { fd: Arc::new(fd), memory })
     }
@@ -76,8 +76,21 @@ impl Vm {
 
     /// The wiring of the virtio device whose registers are at `base`.
     #[must_use]
-    pub fn device_port(&self, base: u64, line: Arc<EventFd>, gsi: u32, on: LoopHandle) -> DevicePort {
-        DevicePort { vm: self.fd.clone(), base, line, gsi, on, started: Mutex::new(Started::default()) }
+    pub fn device_port(
+        &self,
+        base: u64,
+        line: Arc<EventFd>,
+        gsi: u32,
+        on: LoopHandle,
+    ) -> DevicePort {
+        DevicePort {
+            vm: self.fd.clone(),
+            base,
+            line,
+            gsi,
+            on,
+            started: Mutex::new(Started::default()),
+        }
     }
 }
 

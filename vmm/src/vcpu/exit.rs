@@ -1,6 +1,9 @@
 //! One KVM_RUN: enter the guest, serve the exit on the buses, say what it means for the machine.
 
-#![expect(unsafe_code, reason = "string port I/O and failure details live in unions of struct kvm_run")]
+#![expect(
+    unsafe_code,
+    reason = "string port I/O and failure details live in unions of struct kvm_run"
+)]
 
 use std::io;
 
@@ -68,7 +71,8 @@ pub(super) fn run_once(vcpu: &mut VcpuFd, buses: &Buses) -> VmExit {
             let size = port_access_size(vcpu);
             // SAFETY: as above, and only read.
             let data = unsafe { std::slice::from_raw_parts(start, len) };
-            let mut effects = data.chunks(size).filter_map(|item| buses.pio.write(u64::from(port), item));
+            let mut effects =
+                data.chunks(size).filter_map(|item| buses.pio.write(u64::from(port), item));
             effects.next().map_or(VmExit::Continue, VmExit::Effect)
         }
         Ok(VcpuExit::MmioRead(address, data)) => {
@@ -87,7 +91,8 @@ pub(super) fn run_once(vcpu: &mut VcpuFd, buses: &Buses) -> VmExit {
         }
         Ok(VcpuExit::Intr | VcpuExit::Hlt | VcpuExit::IrqWindowOpen) => VmExit::Interrupted,
         Ok(other) => {
-            let reason = format!("KVM left the guest for a reason that vmm does not know ({other:?})");
+            let reason =
+                format!("KVM left the guest for a reason that vmm does not know ({other:?})");
             VmExit::Stuck(located(vcpu, reason))
         }
         Err(error) if matches!(error.errno(), libc::EINTR | libc::EAGAIN) => VmExit::Interrupted,

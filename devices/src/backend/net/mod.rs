@@ -4,6 +4,8 @@
 //! header (virtio 1.3, 5.1.6), which the host interprets: checksums and segmentation are its work.
 
 pub mod tap;
+#[cfg(test)]
+pub(crate) mod test_network;
 
 use std::io;
 use std::os::fd::BorrowedFd;
@@ -72,7 +74,12 @@ pub trait NetBackend: Send + Sync {
     /// # Errors
     /// `WouldBlock` when there is no room; `EINVAL` when the host finds the frame or its header
     /// malformed; `EIO` when the interface is down; `EBADFD` when the network is gone for good.
-    fn write_frame(&self, queue: u16, iovecs: &mut IoVecs, from: &Buffers<'_>) -> io::Result<usize> {
+    fn write_frame(
+        &self,
+        queue: u16,
+        iovecs: &mut IoVecs,
+        from: &Buffers<'_>,
+    ) -> io::Result<usize> {
         let fd = self.fd(queue).ok_or_else(no_queue)?;
         iovecs.write(fd, from)
     }

@@ -144,13 +144,9 @@ impl Tap {
     /// # Errors
     /// [`TapError`], which names the remedy.
     pub fn open(name: &str, queues: u16) -> Result<Self, TapError> {
-        let request = IfReq::named(name).ok_or_else(|| TapError::Name {
-            name: name.to_owned(),
-        })?;
+        let request = IfReq::named(name).ok_or_else(|| TapError::Name { name: name.to_owned() })?;
         if queues == 0 || queues > MAX_QUEUES {
-            return Err(TapError::Queues {
-                queues: usize::from(queues),
-            });
+            return Err(TapError::Queues { queues: usize::from(queues) });
         }
         let mut flags = libc::IFF_TAP | libc::IFF_NO_PI | libc::IFF_VNET_HDR;
         if queues > 1 {
@@ -162,7 +158,8 @@ impl Tap {
         Self::configure(name.to_owned(), files, true)
     }
 
-    /// Uses a descriptor of a tap or macvtap that somebody else opened, with `IFF_VNET_HDR`.
+    /// Uses a descriptor of a tap or macvtap that somebody else opened with `IFF_VNET_HDR` and
+    /// `IFF_NO_PI`. The kernel does not tell whether the latter was given, so the opener must see to it.
     ///
     /// # Errors
     /// [`TapError`] when it is no tap, or one whose frames have another form.
@@ -184,10 +181,7 @@ impl Tap {
             let other = check_handed_over(fd.as_fd())?;
             let name = name.get_or_insert_with(|| other.clone());
             if *name != other {
-                return Err(TapError::Mixed {
-                    name: name.clone(),
-                    other,
-                });
+                return Err(TapError::Mixed { name: name.clone(), other });
             }
             files.push(File::from(fd));
         }
@@ -212,20 +206,14 @@ impl Tap {
             queues,
             has_uso: false,
             is_local,
-            state: Mutex::new(State {
-                attached: 0,
-                offloads: None,
-            }),
+            state: Mutex::new(State { attached: 0, offloads: None }),
         };
         tap.has_uso = tap.probe_uso().map_err(|source| TapError::Configure {
             name: tap.name.clone(),
             call: "TUNSETOFFLOAD",
             source,
         })?;
-        tap.state = Mutex::new(State {
-            attached: tap.queues.len(),
-            offloads: None,
-        });
+        tap.state = Mutex::new(State { attached: tap.queues.len(), offloads: None });
         Ok(tap)
     }
 
@@ -240,8 +228,7 @@ impl Tap {
 
     fn queue(&self, index: usize) -> io::Result<BorrowedFd<'_>> {
         let file = self.queues.get(index);
-        file.map(AsFd::as_fd)
-            .ok_or_else(|| io::Error::from_raw_os_error(libc::EBADF))
+        file.map(AsFd::as_fd).ok_or_else(|| io::Error::from_raw_os_error(libc::EBADF))
     }
 }
 
@@ -318,10 +305,7 @@ const _: () = assert!(size_of::<IfReq>() == size_of::<libc::ifreq>());
 
 impl IfReq {
     const fn empty() -> Self {
-        Self {
-            name: [0; libc::IFNAMSIZ],
-            value: [0; 24],
-        }
+        Self { name: [0; libc::IFNAMSIZ], value: [0; 24] }
     }
 
     /// `None` when no interface can be called `name`.
@@ -369,11 +353,8 @@ impl IfReq {
 
 /// Makes one queue: opens the driver and names the interface that it is for.
 fn attach(name: &str, mut request: IfReq, queues: u16) -> Result<File, TapError> {
-    let opened = File::options()
-        .read(true)
-        .write(true)
-        .custom_flags(libc::O_NONBLOCK)
-        .open(TUN_DEVICE);
+    let opened =
+        File::options().read(true).write(true).custom_flags(libc::O_NONBLOCK).open(TUN_DEVICE);
     let file = opened.map_err(|source| match source.raw_os_error() {
         Some(libc::ENOENT | libc::ENODEV | libc::ENXIO) => TapError::NoDriver,
         _ => TapError::Open { source },
@@ -385,11 +366,7 @@ fn attach(name: &str, mut request: IfReq, queues: u16) -> Result<File, TapError>
             Some(libc::EPERM | libc::EACCES) => TapError::Permission { name, queues },
             Some(libc::EBUSY) => TapError::Busy { name },
             Some(libc::EINVAL) => TapError::Mismatch { name, queues },
-            _ => TapError::Configure {
-                name,
-                call: "TUNSETIFF",
-                source,
-            },
+            _ => TapError::Configure { name, call: "TUNSETIFF", source },
         }),
     }
 }
@@ -402,37 +379,20 @@ fn check_handed_over(fd: BorrowedFd<'_>) -> Result<String, TapError> {
     let asked = ioctl_request(fd, libc::TUNGETIFF, &mut request);
     asked.map_err(|source| TapError::NotTap { fd: number, source })?;
     let name = request.name();
-    for (flag, missing) in [
-        (libc::IFF_TAP, "IFF_TAP"),
-        (libc::IFF_VNET_HDR, "IFF_VNET_HDR"),
-        (libc::IFF_NO_PI, "IFF_NO_PI"),
-    ] {
+    // IFF_NO_PI cannot be checked: in this answer its bit also means that no filter is attached.
+    for (flag, missing) in [(libc::IFF_TAP, "IFF_TAP"), (libc::IFF_VNET_HDR, "IFF_VNET_HDR")] {
         if request.flags() & flag == 0 {
-            return Err(TapError::Form {
-                fd: number,
-                name,
-                missing,
-            });
+            return Err(TapError::Form { fd: number, name, missing });
         }
     }
     match set_nonblocking(fd) {
         Ok(()) => Ok(name),
-        Err(source) => Err(TapError::Configure {
-            name,
-            call: "fcntl",
-            source,
-        }),
+        Err(source) => Err(TapError::Configure { name, call: "fcntl", source }),
     }
 }
 
 fn offload_flags(offloads: Offloads) -> libc::c_uint {
-    let Offloads {
-        checksum,
-        tso4,
-        tso6,
-        ecn,
-        uso,
-    } = offloads;
+    let Offloads { checksum, tso4, tso6, ecn, uso } = offloads;
     [
         (checksum, libc::TUN_F_CSUM),
         (tso4, libc::TUN_F_TSO4),

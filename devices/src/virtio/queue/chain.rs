@@ -91,19 +91,13 @@ impl Chain {
     /// What the driver sent.
     #[must_use]
     pub fn readable<'a>(&'a self, memory: &'a GuestMemory) -> Buffers<'a> {
-        Buffers::new(
-            memory,
-            self.segments.get(..self.readable).unwrap_or_default(),
-        )
+        Buffers::new(memory, self.segments.get(..self.readable).unwrap_or_default())
     }
 
     /// Where the driver wants an answer.
     #[must_use]
     pub fn writable<'a>(&'a self, memory: &'a GuestMemory) -> Buffers<'a> {
-        Buffers::new(
-            memory,
-            self.segments.get(self.readable..).unwrap_or_default(),
-        )
+        Buffers::new(memory, self.segments.get(self.readable..).unwrap_or_default())
     }
 
     /// Fills this chain from the descriptors that start at `head`.
@@ -118,11 +112,7 @@ impl Chain {
         self.head = head;
         self.segments.clear();
         self.readable = 0;
-        let mut table = Table {
-            start: descriptors,
-            size: queue_size,
-            indirect: false,
-        };
+        let mut table = Table { start: descriptors, size: queue_size, indirect: false };
         let mut index = head;
         let mut total: u32 = 0;
         // The spec forbids chains longer than the queue, indirect or not (2.7.5.3.1), so the bound is
@@ -159,10 +149,7 @@ impl Chain {
         }
         let total = total.checked_add(len).ok_or(ChainFault::TooLong)?;
         if !is_ram(memory, address, len as usize) {
-            return Err(ChainFault::NotMemory {
-                address: address.raw_value(),
-                len,
-            });
+            return Err(ChainFault::NotMemory { address: address.raw_value(), len });
         }
         if descriptor.is_write_only() {
             self.segments.push(Segment { address, len });
@@ -179,16 +166,10 @@ impl Chain {
 impl Table {
     fn read(&self, memory: &GuestMemory, index: u16) -> Result<Descriptor, ChainFault> {
         if index >= self.size {
-            return Err(ChainFault::Index {
-                index,
-                size: self.size,
-            });
+            return Err(ChainFault::Index { index, size: self.size });
         }
         let offset = u64::from(index) * DESCRIPTOR_SIZE;
-        let fault = ChainFault::NotMemory {
-            address: self.start.raw_value(),
-            len: 16,
-        };
+        let fault = ChainFault::NotMemory { address: self.start.raw_value(), len: 16 };
         let address = self.start.checked_add(offset).ok_or(fault)?;
         read::<Descriptor>(memory, address).map_err(|_| fault)
     }
@@ -214,16 +195,9 @@ impl Table {
             return Err(ChainFault::IndirectLength { len });
         }
         if !is_ram(memory, start, len as usize) {
-            return Err(ChainFault::NotMemory {
-                address: start.raw_value(),
-                len,
-            });
+            return Err(ChainFault::NotMemory { address: start.raw_value(), len });
         }
         let entries = u64::from(len) / DESCRIPTOR_SIZE;
-        Ok(Self {
-            start,
-            size: u16::try_from(entries).unwrap_or(u16::MAX),
-            indirect: true,
-        })
+        Ok(Self { start, size: u16::try_from(entries).unwrap_or(u16::MAX), indirect: true })
     }
 }

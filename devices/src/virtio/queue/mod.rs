@@ -140,22 +140,16 @@ impl Queue {
         memory: GuestMemory,
         doorbells: (EventFd, Interrupt),
     ) -> Result<Self, QueueError> {
-        let bad = || QueueError::Setup {
-            queue: index,
-            config,
-        };
+        let bad = || QueueError::Setup { queue: index, config };
         let mut ring = virtio_queue::Queue::new(max_size).map_err(|_| bad())?;
         // A ring at address 0 means "not set up" to virtio-queue.
         if config.driver == 0 || config.device == 0 {
             return Err(bad());
         }
         ring.try_set_size(config.size).map_err(|_| bad())?;
-        ring.try_set_desc_table_address(GuestAddress(config.descriptors))
-            .map_err(|_| bad())?;
-        ring.try_set_avail_ring_address(GuestAddress(config.driver))
-            .map_err(|_| bad())?;
-        ring.try_set_used_ring_address(GuestAddress(config.device))
-            .map_err(|_| bad())?;
+        ring.try_set_desc_table_address(GuestAddress(config.descriptors)).map_err(|_| bad())?;
+        ring.try_set_avail_ring_address(GuestAddress(config.driver)).map_err(|_| bad())?;
+        ring.try_set_used_ring_address(GuestAddress(config.device)).map_err(|_| bad())?;
         ring.set_event_idx(features & super::feature::EVENT_IDX != 0);
         ring.set_ready(true);
         if !ring.is_valid(&memory) {
@@ -196,10 +190,7 @@ impl Queue {
     /// Where the queue stands.
     #[must_use]
     pub fn position(&self) -> QueuePosition {
-        QueuePosition {
-            next_avail: self.ring.next_avail(),
-            next_used: self.ring.next_used(),
-        }
+        QueuePosition { next_avail: self.ring.next_avail(), next_used: self.ring.next_used() }
     }
 
     /// Takes the next chain off the available ring into `chain`, reusing its storage. `false` when the
@@ -208,11 +199,7 @@ impl Queue {
     /// # Errors
     /// [`QueueError`] when the ring or the chain is malformed.
     pub fn pop(&mut self, chain: &mut Chain) -> Result<bool, QueueError> {
-        let head = match self
-            .ring
-            .iter(&self.memory)
-            .map_err(|e| ring_error(self.index, e))?
-            .next()
+        let head = match self.ring.iter(&self.memory).map_err(|e| ring_error(self.index, e))?.next()
         {
             Some(found) => found.head_index(),
             None => return Ok(false),
@@ -220,11 +207,7 @@ impl Queue {
         let table = GuestAddress(self.ring.desc_table());
         chain
             .walk(&self.memory, table, self.ring.size(), head, self.indirect)
-            .map_err(|fault| QueueError::Chain {
-                queue: self.index,
-                head,
-                fault,
-            })?;
+            .map_err(|fault| QueueError::Chain { queue: self.index, head, fault })?;
         Ok(true)
     }
 
@@ -239,9 +222,7 @@ impl Queue {
     /// # Errors
     /// [`QueueError::Ring`] when the head is not one of this queue's.
     pub fn push(&mut self, head: u16, written: u32) -> Result<(), QueueError> {
-        self.ring
-            .add_used(&self.memory, head, written)
-            .map_err(|e| ring_error(self.index, e))?;
+        self.ring.add_used(&self.memory, head, written).map_err(|e| ring_error(self.index, e))?;
         self.unannounced = true;
         Ok(())
     }
@@ -319,14 +300,8 @@ impl Queue {
     #[must_use]
     pub fn fault(&self, fault: Fault) -> QueueError {
         match fault {
-            Fault::Memory(source) => QueueError::Memory {
-                queue: self.index,
-                source,
-            },
-            Fault::Protocol(what) => QueueError::Protocol {
-                queue: self.index,
-                what,
-            },
+            Fault::Memory(source) => QueueError::Memory { queue: self.index, source },
+            Fault::Protocol(what) => QueueError::Protocol { queue: self.index, what },
         }
     }
 
@@ -335,9 +310,7 @@ impl Queue {
     /// # Errors
     /// [`QueueError::Ring`] when the ring cannot be written.
     pub fn silence_kicks(&mut self) -> Result<(), QueueError> {
-        self.ring
-            .disable_notification(&self.memory)
-            .map_err(|e| ring_error(self.index, e))
+        self.ring.disable_notification(&self.memory).map_err(|e| ring_error(self.index, e))
     }
 
     /// Asks the driver to kick again; `true` when chains arrived meanwhile, so that the caller must look
@@ -346,9 +319,7 @@ impl Queue {
     /// # Errors
     /// [`QueueError::Ring`] when the ring cannot be accessed.
     pub fn expect_kicks(&mut self) -> Result<bool, QueueError> {
-        self.ring
-            .enable_notification(&self.memory)
-            .map_err(|e| ring_error(self.index, e))
+        self.ring.enable_notification(&self.memory).map_err(|e| ring_error(self.index, e))
     }
 
     /// The descriptor that becomes readable when the driver kicks.

@@ -23,8 +23,7 @@ fn bench(features: u64) -> Bench {
     let driver = DriverQueue::new(&memory, BASE, 16);
     let (interrupt, line) = fake_interrupt();
     let kick = EventFd::new(EFD_NONBLOCK).unwrap();
-    let queue =
-        Queue::new(0, 256, driver.config(), features, memory, (kick, interrupt)).unwrap();
+    let queue = Queue::new(0, 256, driver.config(), features, memory, (kick, interrupt)).unwrap();
     Bench { queue, driver, line, chain: Chain::new() }
 }
 
@@ -41,7 +40,8 @@ impl Bench {
 fn a_chain_comes_out_as_it_went_in() {
     let mut b = bench(0);
     assert!(!b.queue.pop(&mut b.chain).unwrap());
-    let head = b.driver.add(&[(BUFFER, 16, false), (BUFFER + 16, 4, false), (BUFFER + 64, 8, true)]);
+    let head =
+        b.driver.add(&[(BUFFER, 16, false), (BUFFER + 16, 4, false), (BUFFER + 64, 8, true)]);
     assert!(b.queue.pop(&mut b.chain).unwrap());
     assert_eq!(b.chain.head(), head);
     assert_eq!(b.chain.readable(b.queue.memory()).len(), 20);
@@ -183,6 +183,30 @@ fn with_event_idx_the_driver_says_when_to_interrupt() {
     b.driver.add(&[(BUFFER, 1, true)]);
     b.queue.serve(64, &mut b.chain, |_, _| Ok(1)).unwrap();
     assert_eq!(b.line.edges(), 1);
+}
+
+#[test]
+fn chains_handed_back_together_appear_together_or_not_at_all() {
+    let mut b = bench(0);
+    b.queue.push_all(&[]).unwrap();
+    b.queue.push_all(&[(3, 100), (1, 200), (2, 0)]).unwrap();
+    assert_eq!(b.driver.take_used(), [(3, 100), (1, 200), (2, 0)]);
+    for bad in [[16, 1, 2], [1, 16, 2], [1, 2, 16]] {
+        let mut b = bench(0);
+        assert!(b.queue.push_all(&bad.map(|head| (head, 1))).is_err());
+        assert_eq!(b.driver.take_used(), []);
+    }
+}
+
+#[test]
+fn an_event_index_among_chains_handed_back_together_is_not_missed() {
+    for (wish, edges) in [(0, 1), (1, 1), (4, 1), (5, 0), (u16::MAX, 0)] {
+        let mut b = bench(feature::EVENT_IDX);
+        b.driver.set_used_event(wish);
+        b.queue.push_all(&[(0, 1); 5]).unwrap();
+        b.queue.announce().unwrap();
+        assert_eq!(b.line.edges(), edges, "wish for entry {wish}");
+    }
 }
 
 #[test]

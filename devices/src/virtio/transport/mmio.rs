@@ -31,12 +31,7 @@ impl MmioTransport {
     /// Puts registers in front of `transport`.
     #[must_use]
     pub fn new(transport: Transport) -> Self {
-        Self {
-            transport,
-            features_half: 0,
-            driver_features_half: 0,
-            queue: 0,
-        }
+        Self { transport, features_half: 0, driver_features_half: 0, queue: 0 }
     }
 
     /// The state machine behind the registers.
@@ -60,9 +55,7 @@ impl MmioTransport {
             0x0c => VENDOR,
             0x10 => half(transport.offered_features(), self.features_half),
             0x34 => u32::from(transport.max_queue_size(self.queue)),
-            0x44 => transport
-                .queue(self.queue)
-                .map_or(0, |q| u32::from(q.ready)),
+            0x44 => transport.queue(self.queue).map_or(0, |q| u32::from(q.ready)),
             0x60 => transport.interrupt().status(),
             0x70 => transport.status(),
             // No shared memory regions: the length of each reads as all ones.

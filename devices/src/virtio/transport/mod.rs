@@ -137,10 +137,7 @@ impl Transport {
         if self.status & PHASE != status::FEATURES_OK {
             return self.refuse("queue registers");
         }
-        let Some(queue) = usize::try_from(index)
-            .ok()
-            .and_then(|i| self.queues.get_mut(i))
-        else {
+        let Some(queue) = usize::try_from(index).ok().and_then(|i| self.queues.get_mut(i)) else {
             return self.refuse("a queue that does not exist");
         };
         let mut changed = *queue;
@@ -154,11 +151,7 @@ impl Transport {
     /// The driver kicks queue `index` by a register write, which happens only where the kick was not
     /// routed to the queue's descriptor.
     pub fn kick(&mut self, index: u32) {
-        match self
-            .kicks
-            .iter()
-            .find(|(queue, _)| u32::from(*queue) == index)
-        {
+        match self.kicks.iter().find(|(queue, _)| u32::from(*queue) == index) {
             Some((_, kick)) => {
                 if let Err(error) = kick.write(1) {
                     log::error!("{}: kick of queue {index} lost: {error}", self.name);
@@ -247,11 +240,7 @@ impl Transport {
 
     fn activate(&mut self) {
         if let Err(error) = self.try_activate() {
-            log::warn!(
-                "{}: cannot be activated: {}",
-                self.name,
-                crate::event::chain(&*error)
-            );
+            log::warn!("{}: cannot be activated: {}", self.name, crate::event::chain(&*error));
             self.kicks.clear();
             self.interrupt.needs_reset();
         }
@@ -286,12 +275,7 @@ impl Transport {
             queues,
             interrupt: self.interrupt.clone(),
         })?;
-        let worker = Worker::new(
-            self.name.clone(),
-            handlers,
-            worker_kicks,
-            self.interrupt.clone(),
-        );
+        let worker = Worker::new(self.name.clone(), handlers, worker_kicks, self.interrupt.clone());
         Ok(self.host.start(worker)?)
     }
 

@@ -1,0 +1,114 @@
+//! The byte code of the DSDT: each device with its identifier, registers and interrupt.
+//!
+//! PCI is not described: there is none.
+
+use super::AcpiError;
+use super::aml::{Block, Code, Id, Resource, Segment};
+use crate::Machine;
+use crate::x86_64::layout::{I8042_COMMAND_PORT, I8042_DATA_PORT, I8042_GSI, SLEEP_TYPE_S5};
+
+/// Value of a notification that a button was pressed (ACPI 6.5, table 5.160).
+const BUTTON_PRESSED: u8 = 0x80;
+
+/// Bytes of code for one virtio device, and for all else on a usual machine.
+const VIRTIO_DEVICE: usize = 66;
+const THE_REST: usize = 320;
+
+/// The code below the table's header.
+pub(super) fn byte_code(machine: &Machine) -> Result<Vec<u8>, AcpiError> {
+    let mut code = Code::with_capacity(THE_REST + VIRTIO_DEVICE * machine.virtio.len());
+    let scope = code.open(Block::Scope);
+    code.raw(b"\\_SB_");
+    for (index, serial) in (0u32..).zip(&machine.serial_ports) {
+        let resources =
+            [Resource::Ports { first: serial.port, count: 8 }, Resource::Edge { gsi: serial.gsi }];
+        let name = numbered("COM", index + 1)?;
+        device(&mut code, &name, Id::Pnp(0x0501), index, &resources);
+    }
+    if machine.i8042 {
+        // Found by its identifier, the controller is not probed for a mouse.
+        let resources = [
+            Resource::Ports { first: I8042_DATA_PORT, count: 1 },
+            Resource::Ports { first: I8042_COMMAND_PORT, count: 1 },
+            Resource::Edge { gsi: I8042_GSI },
+        ];
+        device(&mut code, b"KBD_", Id::Pnp(0x0303), 0, &resources);
+    }
+    if let Some(first) = machine.pvpanic_port {
+        let resources = [Resource::Ports { first, count: 1 }];
+        device(&mut code, b"PVPN", Id::Text("QEMU0001"), 0, &resources);
+    }
+    power_button(&mut code, machine.power_button_gsi);
+    for (index, virtio) in (0u32..).zip(&machine.virtio) {
+        let outside = || AcpiError::Window { base: virtio.base, len: virtio.len };
+        let base = u32::try_from(virtio.base).map_err(|_| outside())?;
+        let len = u32::try_from(virtio.len).map_err(|_| outside())?;
+        base.checked_add(len).ok_or_else(outside)?;
+        let resources = [Resource::Window { base, len }, Resource::Edge { gsi: virtio.gsi }];
+        device(&mut code, &numbered("V", index)?, Id::Text("LNRO0005"), index, &resources);
+    }
+    code.close(scope);
+    power_off(&mut code);
+    Ok(code.into_bytes())
+}
+
+/// A device that is simply there: identifier, number among its like, and resources.
+fn device(code: &mut Code, name: &Segment, id: Id, number: u32, resources: &[Resource]) {
+    let device = code.open(Block::Device);
+    code.raw(name);
+    code.id(id);
+    code.name(b"_UID");
+    code.integer(number);
+    code.resources(resources);
+    code.close(device);
+}
+
+/// The button, and the device that turns its interrupt into a notification (ACPI 6.5, 5.6.9).
+fn power_button(code: &mut Code, gsi: u32) {
+    let button = code.open(Block::Device);
+    code.raw(b"PWRB");
+    code.id(Id::Pnp(0x0c0c));
+    code.close(button);
+
+    let events = code.open(Block::Device);
+    code.raw(b"GED_");
+    code.id(Id::Text("ACPI0013"));
+    code.resources(&[Resource::Edge { gsi }]);
+    let method = code.open(Block::Method);
+    code.raw(b"_EVT");
+    code.raw(&[0b1001]); // serialized, one argument
+    code.notify_if_arg0_is(gsi, b"PWRB", BUTTON_PRESSED);
+    code.close(method);
+    code.close(events);
+}
+
+/// The only sleep type: what to write to the sleep control register, and three unused numbers.
+fn power_off(code: &mut Code) {
+    code.name(b"_S5_");
+    let package = code.open(Block::Package);
+    code.raw(&[4]);
+    for value in [SLEEP_TYPE_S5, 0, 0, 0] {
+        code.integer(value.into());
+    }
+    code.close(package);
+}
+
+/// A name of four characters: a prefix, filled up with the number in hexadecimal.
+fn numbered(prefix: &'static str, number: u32) -> Result<Segment, AcpiError> {
+    let mut name = *b"____";
+    let mut rest = number;
+    let filled = name.iter_mut().zip(prefix.bytes());
+    let digits_from = filled.map(|(to, from)| *to = from).count();
+    for digit in name.iter_mut().skip(digits_from).rev() {
+        *digit = match u8::try_from(rest & 0xf) {
+            Ok(value @ ..=9) => b'0' + value,
+            Ok(value) => b'A' + value - 10,
+            Err(_) => b'0',
+        };
+        rest >>= 4;
+    }
+    if rest != 0 {
+        return Err(AcpiError::Name { prefix, number });
+    }
+    Ok(name)
+}

@@ -1,0 +1,231 @@
+//! The io_uring engine: everything that a queue holds goes to the host in one call, and comes back in
+//! any order.
+//!
+//! The ring can do nothing but transfers on this one disk: before it is enabled it is restricted to a
+//! handful of operations on the one file registered with it. Whoever waits for completions watches the
+//! ring's own descriptor, so that there is no eventfd to read.
+
+#![expect(unsafe_code, reason = "the kernel is given pointers that it follows after the call")]
+
+use std::io;
+use std::os::fd::{AsRawFd, RawFd};
+use std::sync::Arc;
+
+use io_uring::squeue::Flags;
+use io_uring::types::{Fixed, FsyncFlags};
+use io_uring::{IoUring, opcode, register::Restriction, squeue};
+
+use super::super::Disk;
+use super::clear::Way;
+use super::sync::SyncIo;
+use super::{DiskIo, Op, Outcome, Started};
+use crate::guest_io::IoVecs;
+use crate::memory::{Buffers, GuestMemory, Segment};
+
+/// The disk's place in the ring's table of files.
+const DISK: Fixed = Fixed(0);
+/// Everything that the ring may be asked for.
+const OPERATIONS: [u8; 6] = [
+    opcode::Read::CODE,
+    opcode::Readv::CODE,
+    opcode::Write::CODE,
+    opcode::Writev::CODE,
+    opcode::Fsync::CODE,
+    opcode::Fallocate::CODE,
+];
+/// The most that one transfer moves (`MAX_RW_COUNT`); the rest is a short transfer.
+const MAX_TRANSFER: usize = 0x7fff_f000;
+
+/// A ring for one queue.
+pub(super) struct UringIo {
+    ring: IoUring,
+    slots: Vec<Slot>,
+    in_flight: usize,
+    /// Does what the ring cannot, and keeps the disk open and the guest's memory mapped.
+    sync: SyncIo,
+}
+
+/// What belongs to one token.
+#[derive(Default)]
+struct Slot {
+    /// Followed by the kernel from `start` until `submit`.
+    iovecs: IoVecs,
+    pending: Option<Pending>,
+}
+
+#[derive(Clone, Copy)]
+struct Pending {
+    op: Op,
+    /// How the range is being cleared, if that is what the operation does.
+    way: Option<Way>,
+}
+
+impl UringIo {
+    /// A ring for `depth` operations at a time.
+    ///
+    /// # Errors
+    /// When the kernel does not allow io_uring, or is too old to restrict one (before 5.10).
+    pub(super) fn open(disk: &Arc<Disk>, depth: u16, memory: &GuestMemory) -> io::Result<Self> {
+        let ring = build(u32::from(depth))?;
+        let submitter = ring.submitter();
+        submitter.register_files(&[disk.file.as_raw_fd()])?;
+        let fixed_file = Flags::FIXED_FILE.bits();
+        let mut restrictions: Vec<_> = OPERATIONS.map(Restriction::sqe_op).into_iter().collect();
+        restrictions.push(Restriction::sqe_flags_allowed(fixed_file));
+        restrictions.push(Restriction::sqe_flags_required(fixed_file));
+        submitter.register_restrictions(&mut restrictions)?;
+        submitter.register_enable_rings()?;
+        let mut slots = Vec::new();
+        slots.resize_with(usize::from(depth), Slot::default);
+        Ok(Self { ring, slots, in_flight: 0, sync: SyncIo::new(disk.clone(), memory.clone()) })
+    }
+
+    /// The ring's form of `op`; `None` when the ring cannot do it.
+    fn entry(&mut self, token: u16, op: Op, segments: &[Segment]) -> Option<squeue::Entry> {
+        let slot = self.slots.get_mut(usize::from(token))?;
+        let disk = self.sync.disk();
+        let mut way = None;
+        let entry = match op {
+            Op::Read { offset, start, len } | Op::Write { offset, start, len } => {
+                let buffers = Buffers::new(self.sync.memory(), segments);
+                if !disk.takes(offset, &buffers, start, len) {
+                    return None;
+                }
+                let iovecs = slot.iovecs.point_at(&buffers, start, len).ok()?;
+                let count = u32::try_from(iovecs.len()).ok()?;
+                let is_read = matches!(op, Op::Read { .. });
+                match iovecs {
+                    // A single piece needs no list, which the kernel would have to fetch.
+                    [one] => {
+                        let (base, len) = (one.iov_base.cast(), one.iov_len.min(MAX_TRANSFER));
+                        let len = u32::try_from(len).ok()?;
+                        if is_read {
+                            opcode::Read::new(DISK, base, len).offset(offset).build()
+                        } else {
+                            opcode::Write::new(DISK, base, len).offset(offset).build()
+                        }
+                    }
+                    list if is_read => {
+                        opcode::Readv::new(DISK, list.as_ptr(), count).offset(offset).build()
+                    }
+                    list => opcode::Writev::new(DISK, list.as_ptr(), count).offset(offset).build(),
+                }
+            }
+            Op::Sync => opcode::Fsync::new(DISK).flags(FsyncFlags::DATASYNC).build(),
+            Op::Discard { offset, len } | Op::Zero { offset, len, .. } => {
+                let chosen = disk.way_to_clear(op);
+                way = Some(chosen);
+                opcode::Fallocate::new(DISK, len)
+                    .offset(offset)
+                    .mode(chosen.fallocate_mode()?)
+                    .build()
+            }
+        };
+        slot.pending = Some(Pending { op, way });
+        Some(entry.user_data(u64::from(token)))
+    }
+
+    /// What the kernel's `result` for the operation of `token` means.
+    fn outcome(&mut self, token: u16, result: i32) -> Outcome {
+        let pending = self.slots.get_mut(usize::from(token)).and_then(|slot| slot.pending.take());
+        let Some(Pending { op, way }) = pending else {
+            return Err(io::Error::other("completion of an operation that was not begun"));
+        };
+        let outcome = u64::try_from(result)
+            .map_err(|_| io::Error::from_raw_os_error(result.saturating_neg()));
+        match (op, way, outcome) {
+            (Op::Discard { len, .. } | Op::Zero { len, .. }, _, Ok(_)) => Ok(len),
+            (_, Some(way), Err(error)) => match self.sync.disk().way_after(op, way, &error) {
+                Some(next) => self.sync.clear(op, next),
+                None => Err(error),
+            },
+            (_, _, outcome) => outcome,
+        }
+    }
+}
+
+impl DiskIo for UringIo {
+    fn start(&mut self, token: u16, op: Op, segments: &[Segment]) -> Started {
+        let Some(entry) = self.entry(token, op, segments) else {
+            return Started::Done(self.sync.run(op, segments));
+        };
+        // SAFETY: the entry points into guest memory, which `self.sync` keeps mapped, and to the slot's
+        // list of iovecs, which is not touched again before the token's completion; dropping `self`
+        // waits for all completions first.
+        let pushed = unsafe { self.ring.submission().push(&entry) };
+        match pushed {
+            Ok(()) => {
+                self.in_flight += 1;
+                Started::InFlight
+            }
+            // More in flight than the depth allows: slower, but still right.
+            Err(_) => {
+                self.slots.get_mut(usize::from(token)).and_then(|slot| slot.pending.take());
+                Started::Done(self.sync.run(op, segments))
+            }
+        }
+    }
+
+    fn submit(&mut self) -> io::Result<()> {
+        while !self.ring.submission().is_empty() {
+            match self.ring.submit() {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                // Nothing taken and no reason given: no use asking again at once.
+                Ok(0) => return Err(io::ErrorKind::WouldBlock.into()),
+                other => drop(other?),
+            }
+        }
+        Ok(())
+    }
+
+    fn completed(&mut self) -> Option<(u16, Outcome)> {
+        let completion = self.ring.completion().next()?;
+        self.in_flight = self.in_flight.saturating_sub(1);
+        let token = u16::try_from(completion.user_data()).unwrap_or(u16::MAX);
+        Some((token, self.outcome(token, completion.result())))
+    }
+
+    fn wait(&mut self) -> io::Result<()> {
+        while self.ring.completion().is_empty() {
+            match self.ring.submit_and_wait(1) {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                other => drop(other?),
+            }
+        }
+        Ok(())
+    }
+
+    fn completion_fd(&self) -> Option<RawFd> {
+        Some(self.ring.as_raw_fd())
+    }
+}
+
+impl Drop for UringIo {
+    fn drop(&mut self) {
+        while self.in_flight > 0 {
+            if let Err(error) = self.wait() {
+                log::error!("disk {:?}: the ring is lost: {error}", self.sync.disk().path());
+                // The kernel may still follow pointers into guest memory, so it stays mapped for good.
+                std::mem::forget(self.sync.memory().clone());
+                return;
+            }
+            while self.completed().is_some() {}
+        }
+    }
+}
+
+/// A ring that is not enabled yet.
+fn build(depth: u32) -> io::Result<IoUring> {
+    let mut builder = IoUring::builder();
+    builder.setup_r_disabled();
+    // Completions are noticed at the thread's next system call instead of by interrupting it; it is
+    // never far away (5.19 and later).
+    let cooperative = builder.clone().setup_coop_taskrun().build(depth);
+    match cooperative {
+        Err(error) if error.raw_os_error() == Some(libc::EINVAL) => builder.build(depth),
+        other => other,
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,277 @@
+//! Serves one queue of a block device: requests from the ring to an engine, and answers back.
+//!
+//! Knows neither what requests mean ([`super::request`]) nor how an engine works. Every chain that is
+//! taken off the ring has a slot until it is answered, and is answered exactly once.
+
+use std::sync::Arc;
+
+use super::counters::QueueCounters;
+use super::request::{Kind, Request, Rules, Status, Step};
+use crate::backend::disk::io::{DiskIo, Op, Started};
+use crate::event::Interest;
+use crate::virtio::device::QueueHandler;
+use crate::virtio::queue::{Chain, Fault, Queue, QueueError};
+
+const KICK: u16 = 0;
+const COMPLETION: u16 = 1;
+
+/// With an engine that waits for each transfer: the most requests, and about the most bytes, answered
+/// before the driver hears of them and other devices get their turn.
+const MAX_BATCH: usize = 32;
+const MAX_BATCH_BYTES: usize = 1 << 20;
+
+/// One queue at work.
+pub(super) struct Handler {
+    name: Arc<str>,
+    /// Before the queue, so that the engine, which waits for the host, is dropped first.
+    io: Box<dyn DiskIo>,
+    queue: Queue,
+    rules: Rules,
+    slots: Vec<Slot>,
+    free: Vec<u16>,
+    counters: Arc<QueueCounters>,
+    /// The driver broke the protocol: the ring must not be touched again.
+    broken: bool,
+}
+
+/// A request, and the chain that it came in and goes back by.
+struct Slot {
+    chain: Chain,
+    request: Option<Request>,
+}
+
+/// Why no more requests were taken.
+enum Stop {
+    RingEmpty,
+    SlotsFull,
+    BatchFull,
+}
+
+impl Handler {
+    /// Serves `queue` with `io`, which takes as many operations at a time as the queue has entries.
+    pub(super) fn new(
+        name: Arc<str>,
+        queue: Queue,
+        io: Box<dyn DiskIo>,
+        rules: Rules,
+        counters: Arc<QueueCounters>,
+    ) -> Self {
+        Self {
+            name,
+            io,
+            queue,
+            rules,
+            slots: Vec::new(),
+            free: Vec::new(),
+            counters,
+            broken: false,
+        }
+    }
+
+    fn serve(&mut self) -> Result<(), QueueError> {
+        self.finish_completed()?;
+        loop {
+            self.queue.silence_kicks()?;
+            let stop = self.take_requests()?;
+            self.submit();
+            // What was in the page cache is back already.
+            self.finish_completed()?;
+            match stop {
+                Stop::RingEmpty if self.queue.expect_kicks()? => {}
+                Stop::RingEmpty => break,
+                // Kicks stay off: the completion that frees a slot brings us back here.
+                Stop::SlotsFull if self.free.is_empty() => break,
+                Stop::SlotsFull | Stop::BatchFull => {
+                    self.queue.kick_again();
+                    break;
+                }
+            }
+        }
+        self.queue.announce()
+    }
+
+    /// Starts what the driver has put on the ring.
+    fn take_requests(&mut self) -> Result<Stop, QueueError> {
+        let is_waiting = self.io.completion_fd().is_none();
+        let most = if is_waiting { MAX_BATCH } else { usize::from(self.queue.size()) };
+        let mut bytes = 0;
+        for _ in 0..most {
+            if is_waiting && bytes >= MAX_BATCH_BYTES {
+                break;
+            }
+            let Some(index) = self.free_slot() else {
+                return Ok(Stop::SlotsFull);
+            };
+            let Some(slot) = self.slots.get_mut(usize::from(index)) else {
+                break;
+            };
+            if !self.queue.pop(&mut slot.chain)? {
+                self.free.push(index);
+                return Ok(Stop::RingEmpty);
+            }
+            let memory = self.queue.memory();
+            let (readable, writable) = (slot.chain.readable(memory), slot.chain.writable(memory));
+            bytes += readable.len() + writable.len();
+            let request = Request::parse(&readable, &writable, &self.rules);
+            slot.request = Some(request.map_err(|fault| self.queue.fault(fault))?);
+            self.run(index)?;
+        }
+        Ok(Stop::BatchFull)
+    }
+
+    /// Takes note of everything the engine has finished, and carries on with it.
+    fn finish_completed(&mut self) -> Result<(), QueueError> {
+        loop {
+            let mut is_idle = true;
+            while let Some((index, outcome)) = self.io.completed() {
+                is_idle = false;
+                if let Some(request) = self.request(index)
+                    && let Err(error) = request.advance(outcome)
+                {
+                    self.report(&error);
+                }
+                self.run(index)?;
+            }
+            if is_idle {
+                return Ok(());
+            }
+            self.submit();
+        }
+    }
+
+    /// Carries a request on until it is in flight or answered.
+    fn run(&mut self, index: u16) -> Result<(), QueueError> {
+        let status = loop {
+            let Some(slot) = self.slots.get_mut(usize::from(index)) else {
+                return Ok(());
+            };
+            let Some(request) = &mut slot.request else {
+                return Ok(());
+            };
+            let memory = self.queue.memory();
+            let readable = slot.chain.readable(memory);
+            let op = match request.next(&readable, &self.rules) {
+                Ok(Step::Do(op)) => op,
+                Ok(Step::Answer(status)) => break status,
+                Err(fault) => return Err(self.queue.fault(fault)),
+            };
+            let buffer = match op {
+                Op::Read { .. } => slot.chain.writable(memory),
+                _ => readable,
+            };
+            match self.io.start(index, op, buffer.segments()) {
+                Started::InFlight => return Ok(()),
+                Started::Done(outcome) => {
+                    if let Err(error) = request.advance(outcome) {
+                        self.report(&error);
+                    }
+                }
+            }
+        };
+        self.answer(index, status)
+    }
+
+    /// Writes the status, hands the chain back and frees the slot.
+    fn answer(&mut self, index: u16, status: Status) -> Result<(), QueueError> {
+        let Some(slot) = self.slots.get_mut(usize::from(index)) else {
+            return Ok(());
+        };
+        let Some(request) = slot.request.take() else {
+            return Ok(());
+        };
+        self.free.push(index);
+        let writable = slot.chain.writable(self.queue.memory());
+        let last = writable.len().saturating_sub(1);
+        if let Err(error) = writable.write_at(last, &[status.byte()]) {
+            return Err(self.queue.fault(Fault::Memory(error)));
+        }
+        count(&self.counters, &request, status);
+        self.queue.push(slot.chain.head(), request.written())
+    }
+
+    fn submit(&mut self) {
+        if let Err(error) = self.io.submit() {
+            // It stays started; the loop comes back for another attempt.
+            log::debug!("{}: the host takes no transfers now: {error}", self.name);
+            self.queue.kick_again();
+        }
+    }
+
+    /// An index of a slot that is not in use; `None` when as many requests are in flight as the queue
+    /// has entries, which takes a driver that offers the same descriptors twice.
+    fn free_slot(&mut self) -> Option<u16> {
+        if let Some(index) = self.free.pop() {
+            return Some(index);
+        }
+        let index = u16::try_from(self.slots.len()).ok().filter(|&n| n < self.queue.size())?;
+        self.slots.push(Slot { chain: Chain::new(), request: None });
+        Some(index)
+    }
+
+    fn request(&mut self, index: u16) -> Option<&mut Request> {
+        self.slots.get_mut(usize::from(index))?.request.as_mut()
+    }
+
+    /// Counts a failure of the host. A disk that fails may fail a million times: the log hears of the
+    /// 1st, 2nd, 4th, 8th time and so on.
+    fn report(&self, error: &std::io::Error) {
+        self.counters.failed.add(1);
+        let failures = self.counters.failed.get();
+        if failures.is_power_of_two() {
+            log::error!("{}: the host's disk fails ({failures} so far): {error}", self.name);
+        }
+    }
+}
+
+impl QueueHandler for Handler {
+    fn interests(&self) -> Vec<Interest> {
+        let mut all = vec![self.queue.kick_interest(KICK)];
+        if let Some(fd) = self.io.completion_fd() {
+            all.push(Interest::readable(fd, COMPLETION));
+        }
+        all
+    }
+
+    fn handle(&mut self, token: u16) -> Result<(), QueueError> {
+        if token == KICK {
+            self.queue.take_kick();
+        }
+        let served = self.serve();
+        self.broken |= served.is_err();
+        served
+    }
+
+    fn stop(mut self: Box<Self>) -> Vec<Queue> {
+        while !self.broken && self.slots.len() > self.free.len() {
+            self.submit();
+            if let Err(error) = self.io.wait() {
+                log::error!("{}: cannot wait for the host's disk: {error}", self.name);
+                break;
+            }
+            self.broken = self.finish_completed().and_then(|()| self.queue.announce()).is_err();
+        }
+        // Dropping the engine waits for whatever a broken ring kept from being answered.
+        let Self { io, queue, .. } = *self;
+        drop(io);
+        vec![queue]
+    }
+}
+
+fn count(counters: &QueueCounters, request: &Request, status: Status) {
+    let moved = request.moved() as u64;
+    match (request.kind(), status) {
+        (Kind::Refused, _) => counters.refused.add(1),
+        (Kind::Read, Status::Ok) => {
+            counters.reads.add(1);
+            counters.read_bytes.add(moved);
+        }
+        (Kind::Write, Status::Ok) => {
+            counters.writes.add(1);
+            counters.written_bytes.add(moved);
+        }
+        (Kind::Flush, Status::Ok) => counters.flushes.add(1),
+        (Kind::Discard | Kind::WriteZeroes, Status::Ok) => counters.clears.add(1),
+        // A failure was counted when the host reported it, and the serial number is nobody's load.
+        _ => {}
+    }
+}

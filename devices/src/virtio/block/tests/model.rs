@@ -1,0 +1,90 @@
+//! Random requests against a disk in memory: every engine, cached and direct, must agree with it.
+
+use super::support::*;
+use crate::backend::disk::io::Engine;
+use crate::test_util::Buffer;
+
+const STEPS: u64 = 150;
+/// Each of the requests that run at the same time has a part of the disk to itself.
+const PARTS: u64 = 4;
+const PART_SECTORS: u64 = SECTORS / PARTS;
+const MAX_SECTORS: u64 = 40;
+
+struct Planned {
+    kind: u32,
+    offset: usize,
+    len: usize,
+    data: u64,
+    sent: Sent,
+}
+
+#[test]
+fn every_engine_agrees_with_a_disk_in_memory() {
+    for engine in [Engine::Sync, Engine::IoUring] {
+        for (direct, alignment) in [(false, None), (true, None), (false, Some(4096))] {
+            for seed in 1..4 {
+                agrees(&Setup { direct, alignment, ..Setup::engine(engine) }, seed);
+            }
+        }
+    }
+}
+
+fn agrees(setup: &Setup, seed: u64) {
+    let mut rig = setup.start();
+    let mut random = Random(seed);
+    let mut model = vec![0_u8; usize::try_from(SECTORS * 512).unwrap()];
+    for step in 0..STEPS {
+        let planned: Vec<_> =
+            (0..PARTS).map(|part| plan(&mut rig, &mut random, &mut model, part, step)).collect();
+        rig.finish(planned.len());
+        for request in planned {
+            assert_eq!(rig.status(request.sent), OK, "seed {seed} step {step}");
+            let expected = &model[request.offset..request.offset + request.len];
+            let found = match request.kind {
+                IN => rig.get(request.data, request.len),
+                _ => rig.on_disk(request.offset as u64, request.len),
+            };
+            assert!(found == expected, "seed {seed} step {step} kind {}", request.kind);
+        }
+    }
+    assert!(rig.on_disk(0, model.len()) == model);
+}
+
+/// Sends a random request within `part` and does the same to `model`.
+fn plan(rig: &mut Rig, random: &mut Random, model: &mut [u8], part: u64, step: u64) -> Planned {
+    let sectors = 1 + random.below(MAX_SECTORS);
+    let sector = part * PART_SECTORS + random.below(PART_SECTORS - sectors);
+    let (offset, len) = (usize::try_from(sector * 512).unwrap(), 512 * sectors as usize);
+    // Not always aligned, so that direct transfers have to cope.
+    let data = DATA + part * 0x10_0000 + random.below(2) * random.below(4096);
+    let covered = &mut model[offset..offset + len];
+    let kind = [IN, IN, OUT, OUT, OUT, WRITE_ZEROES, DISCARD][random.below(7) as usize];
+    let sent = match kind {
+        IN => {
+            rig.put(data, &vec![NONE; len]);
+            rig.send(kind, sector, &cut(random, data, len, true))
+        }
+        OUT => {
+            covered.fill_with(|| random.below(256) as u8);
+            rig.put(data, covered);
+            rig.send(kind, sector, &cut(random, data, len, false))
+        }
+        _ => {
+            covered.fill(0);
+            let unmap = u32::from(kind == WRITE_ZEROES && step % 2 == 0);
+            rig.put_range(data, sector, sectors as u32, unmap);
+            rig.send(kind, 0, &[(data, 16, false)])
+        }
+    };
+    Planned { kind, offset, len, data, sent }
+}
+
+/// One or two buffers; sixteen descriptors carry four requests of up to four.
+fn cut(random: &mut Random, data: u64, len: usize, write: bool) -> Vec<Buffer> {
+    let len = u32::try_from(len).unwrap();
+    let first = random.below(u64::from(len)) as u32;
+    if first == 0 {
+        return vec![(data, len, write)];
+    }
+    vec![(data, first, write), (data + u64::from(first), len - first, write)]
+}

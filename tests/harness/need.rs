@@ -1,0 +1,74 @@
+//! What a test needs of its host, and the reason to give when the host has not got it.
+
+use std::fs::{self, File};
+use std::os::fd::AsRawFd;
+use std::path::Path;
+
+use crate::{artifacts, network};
+
+/// `KVM_GET_API_VERSION`
+const KVM_GET_API_VERSION: libc::c_ulong = 0xae00;
+/// The only version there has been since 2007.
+const KVM_API_VERSION: libc::c_int = 12;
+
+/// Something a host may lack.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Need {
+    /// A /dev/kvm that opens.
+    Kvm,
+    /// A /dev/kvm that runs ordinary kernels.
+    LinuxKvm,
+    /// The files of the reference guest.
+    Guest,
+    /// The files of the Debian guest.
+    DebianGuest,
+    /// A network namespace of our own, and taps in it.
+    Network,
+    /// Capabilities over mounts, to hide a device from one process.
+    Mounts,
+}
+
+impl Need {
+    /// Why this host does not meet the need; `None` if it does.
+    #[must_use]
+    pub fn missing(self) -> Option<String> {
+        match self {
+            Self::Kvm => kvm_missing(),
+            Self::LinuxKvm => kvm_missing().or_else(linux_kvm_missing),
+            Self::Guest => files_missing(&["bzImage", "vmlinux", "rootfs.img", "initramfs.cpio"]),
+            Self::DebianGuest => {
+                files_missing(&["debian-bzImage", "debian-vmlinux", "debian-initrd.img"])
+            }
+            Self::Network => network::missing(),
+            Self::Mounts => capability_missing(21, "CAP_SYS_ADMIN"),
+        }
+    }
+}
+
+fn kvm_missing() -> Option<String> {
+    let file = match File::options().read(true).write(true).open("/dev/kvm") {
+        Ok(file) => file,
+        Err(error) => return Some(format!("/dev/kvm: {error}")),
+    };
+    // SAFETY: this request takes no argument and returns a number.
+    let version = unsafe { libc::ioctl(file.as_raw_fd(), KVM_GET_API_VERSION, 0) };
+    (version != KVM_API_VERSION).then(|| format!("/dev/kvm answers with API version {version}"))
+}
+
+fn linux_kvm_missing() -> Option<String> {
+    let is_pvm = Path::new("/sys/module/kvm_pvm").exists();
+    is_pvm.then(|| "this host's KVM is kvm_pvm, which cannot run an ordinary kernel".to_owned())
+}
+
+fn files_missing(names: &[&str]) -> Option<String> {
+    let missing = names.iter().map(|name| artifacts::guest(name)).find(|path| !path.exists())?;
+    Some(format!("{} is missing; `make guests` makes it", missing.display()))
+}
+
+/// Whether the process lacks an effective capability.
+pub(crate) fn capability_missing(number: u32, name: &str) -> Option<String> {
+    let status = fs::read_to_string("/proc/thread-self/status").unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix("CapEff:"));
+    let effective = u64::from_str_radix(line.unwrap_or_default().trim(), 16).unwrap_or(0);
+    (effective >> number & 1 == 0).then(|| format!("{name} is needed and not given"))
+}

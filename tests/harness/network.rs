@@ -1,0 +1,335 @@
+//! A network of its own for each test: a namespace, taps in it, and a peer for the guest.
+
+use std::fs::{self, File};
+use std::io::{self, Read, Write};
+use std::net::{Ipv4Addr, TcpListener, TcpStream};
+use std::os::fd::AsRawFd;
+use std::panic;
+use std::sync::OnceLock;
+use std::thread::{self, JoinHandle};
+
+use crate::need;
+
+/// The host's address on [`Tap::new`]'s network.
+pub const HOST: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 1);
+/// The guest's address there.
+pub const GUEST: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 2);
+/// Length of the network's prefix.
+pub const PREFIX: u8 = 24;
+
+/// `_IOW('T', 202, int)`
+const TUNSETIFF: libc::c_ulong = 0x4004_54ca;
+/// `_IOW('T', 203, int)`
+const TUNSETPERSIST: libc::c_ulong = 0x4004_54cb;
+
+/// Why there can be no network of our own; `None` if there can.
+#[must_use]
+pub fn missing() -> Option<String> {
+    if let Some(reason) = need::capability_missing(12, "CAP_NET_ADMIN") {
+        return Some(reason);
+    }
+    if let Err(error) = File::options().read(true).write(true).open("/dev/net/tun") {
+        return Some(format!("/dev/net/tun: {error}"));
+    }
+    static TRIED: OnceLock<Option<String>> = OnceLock::new();
+    TRIED
+        .get_or_init(|| {
+            let tried = thread::spawn(|| own_namespace().err());
+            tried.join().ok()?.map(|e| format!("no network namespace: {e}"))
+        })
+        .clone()
+}
+
+/// Lets an ordinary user make networks: moves this process, which may have one thread only, into namespaces in
+/// which it has all capabilities. The user's name in it is root.
+///
+/// # Errors
+/// When the host does not allow it.
+pub fn become_root_of_namespaces() -> io::Result<()> {
+    // SAFETY: takes nothing and cannot fail.
+    let (user, group) = unsafe { (libc::geteuid(), libc::getegid()) };
+    // SAFETY: takes a number.
+    check(unsafe { libc::unshare(libc::CLONE_NEWUSER | libc::CLONE_NEWNET) })?;
+    fs::write("/proc/self/setgroups", "deny")?;
+    fs::write("/proc/self/uid_map", format!("0 {user} 1"))?;
+    fs::write("/proc/self/gid_map", format!("0 {group} 1"))
+}
+
+/// Runs `test` on a thread with a network namespace of its own, which all that it starts share.
+pub fn in_own_network<T: Send + 'static>(test: impl FnOnce() -> T + Send + 'static) -> T {
+    let thread = thread::spawn(|| {
+        own_namespace().unwrap_or_else(|e| panic!("network namespace: {e}"));
+        set_up("lo").unwrap_or_else(|e| panic!("lo: {e}"));
+        test()
+    });
+    thread.join().unwrap_or_else(|reason| panic::resume_unwind(reason))
+}
+
+/// The names of this thread's network interfaces.
+#[must_use]
+pub fn interfaces() -> Vec<String> {
+    let table = fs::read_to_string("/proc/thread-self/net/dev").unwrap_or_default();
+    let names = table.lines().skip(2).filter_map(|line| line.split(':').next());
+    names.map(|name| name.trim().to_owned()).collect()
+}
+
+/// A counter of one of this thread's interfaces, such as `"rx_packets"`.
+#[must_use]
+pub fn interface_counter(interface: &str, counter: &str) -> u64 {
+    let table = fs::read_to_string("/proc/thread-self/net/dev").unwrap_or_default();
+    let column = match counter {
+        "rx_bytes" => 0,
+        "rx_packets" => 1,
+        "tx_packets" => 9,
+        other => panic!("no counter {other}"),
+    };
+    let line =
+        table.lines().find_map(|line| line.trim().strip_prefix(interface)?.strip_prefix(':'));
+    let value = line.and_then(|line| line.split_whitespace().nth(column)?.parse().ok());
+    value.unwrap_or_else(|| panic!("no interface {interface}"))
+}
+
+/// A tap that outlives its users, removed on drop.
+pub struct Tap {
+    name: &'static str,
+    device: File,
+}
+
+impl Tap {
+    /// The tap `name`, up, with the address [`HOST`].
+    #[must_use]
+    pub fn new(name: &'static str) -> Self {
+        let tap = Self::without_address(name);
+        set_address(name, HOST, PREFIX).unwrap_or_else(|e| panic!("address of {name}: {e}"));
+        set_up(name).unwrap_or_else(|e| panic!("{name}: {e}"));
+        tap
+    }
+
+    /// The tap `name`, down.
+    #[must_use]
+    pub fn without_address(name: &'static str) -> Self {
+        let device = make_tap(name).unwrap_or_else(|e| panic!("tap {name}: {e}"));
+        Self { name, device }
+    }
+
+    /// Changes the longest frame.
+    pub fn set_mtu(&self, mtu: i32) {
+        let mut request = request(self.name);
+        request.ifr_ifru.ifru_mtu = mtu;
+        interface_ioctl(libc::SIOCSIFMTU, &mut request).unwrap_or_else(|e| panic!("mtu: {e}"));
+    }
+
+    /// Removes the interface while somebody uses it.
+    pub fn delete(&self) {
+        delete_interface(self.name).unwrap_or_else(|e| panic!("removal of {}: {e}", self.name));
+    }
+
+    /// Sends a frame of `len` bytes of payload to whoever listens on the other side of the tap.
+    pub fn send_broadcast(&self, len: usize) {
+        let socket = std::net::UdpSocket::bind((HOST, 0)).unwrap();
+        socket.set_broadcast(true).unwrap();
+        socket.send_to(&vec![0x5a; len], ("10.77.0.255", 9)).unwrap_or_else(|e| panic!("{e}"));
+    }
+}
+
+impl Drop for Tap {
+    fn drop(&mut self) {
+        // Opened again, because the descriptor that made it was closed for vmm to take its place.
+        let attached = attach(&self.device, self.name);
+        if attached.is_ok() {
+            // SAFETY: the request takes a number. It fails only when the tap is gone already.
+            unsafe { libc::ioctl(self.device.as_raw_fd(), TUNSETPERSIST, 0) };
+        }
+    }
+}
+
+/// A TCP server that takes one connection.
+pub struct Peer<T> {
+    /// Where it listens.
+    pub port: u16,
+    thread: JoinHandle<io::Result<T>>,
+}
+
+impl Peer<Vec<u8>> {
+    /// Takes everything that the client sends.
+    #[must_use]
+    pub fn receiving() -> Self {
+        Self::serving(|mut client| {
+            let mut data = Vec::new();
+            client.read_to_end(&mut data)?;
+            Ok(data)
+        })
+    }
+}
+
+impl Peer<()> {
+    /// Sends `data` and closes.
+    #[must_use]
+    pub fn sending(data: Vec<u8>) -> Self {
+        Self::serving(move |mut client| client.write_all(&data))
+    }
+}
+
+impl<T: Send + 'static> Peer<T> {
+    fn serving(serve: impl FnOnce(TcpStream) -> io::Result<T> + Send + 'static) -> Self {
+        let listener = TcpListener::bind((HOST, 0)).unwrap_or_else(|e| panic!("{HOST}: {e}"));
+        let port = listener.local_addr().unwrap().port();
+        let thread = thread::spawn(move || serve(listener.accept()?.0));
+        Self { port, thread }
+    }
+
+    /// Waits until the connection is over.
+    #[must_use]
+    pub fn finish(self) -> T {
+        let served = self.thread.join().unwrap_or_else(|reason| panic::resume_unwind(reason));
+        served.unwrap_or_else(|e| panic!("peer: {e}"))
+    }
+}
+
+/// Bytes without a pattern that a compressor or a stuck buffer could reproduce.
+#[must_use]
+pub fn noise(len: usize) -> Vec<u8> {
+    let mut state = 0x9e37_79b9_7f4a_7c15_u64;
+    let mut data = Vec::with_capacity(len + 8);
+    while data.len() < len {
+        // Marsaglia's xorshift64
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        data.extend_from_slice(&state.to_le_bytes());
+    }
+    data.truncate(len);
+    data
+}
+
+/// What the POSIX command `cksum` prints first for `data`.
+#[must_use]
+pub fn cksum(data: &[u8]) -> u32 {
+    let step = |crc: u32, byte: u8| {
+        let mut crc = crc ^ u32::from(byte) << 24;
+        for _ in 0..8 {
+            crc = crc << 1 ^ if crc >> 31 == 1 { 0x04c1_1db7 } else { 0 };
+        }
+        crc
+    };
+    let mut table = [0; 256];
+    for (byte, entry) in (0..=u8::MAX).zip(&mut table) {
+        *entry = step(0, byte);
+    }
+    let len = data.len().to_le_bytes();
+    let used = len.iter().rposition(|&byte| byte != 0).map_or(0, |last| last + 1);
+    let all = data.iter().chain(&len[..used]);
+    !all.fold(0_u32, |crc, byte| crc << 8 ^ table[usize::from((crc >> 24) as u8 ^ byte)])
+}
+
+fn own_namespace() -> io::Result<()> {
+    // SAFETY: takes a number; concerns this thread only.
+    check(unsafe { libc::unshare(libc::CLONE_NEWNET) })
+}
+
+fn make_tap(name: &str) -> io::Result<File> {
+    let open = || File::options().read(true).write(true).open("/dev/net/tun");
+    let device = open()?;
+    attach(&device, name)?;
+    // SAFETY: the request takes a number.
+    check(unsafe { libc::ioctl(device.as_raw_fd(), TUNSETPERSIST, 1) })?;
+    // A tap has one user; this descriptor is closed here, a fresh one is kept to remove the tap.
+    open()
+}
+
+fn attach(device: &File, name: &str) -> io::Result<()> {
+    let mut request = request(name);
+    let flags = libc::IFF_TAP | libc::IFF_NO_PI | libc::IFF_VNET_HDR;
+    request.ifr_ifru.ifru_flags = flags as libc::c_short;
+    // SAFETY: the request reads and fills an ifreq.
+    check(unsafe { libc::ioctl(device.as_raw_fd(), TUNSETIFF, &raw mut request) })
+}
+
+fn set_address(name: &str, address: Ipv4Addr, prefix: u8) -> io::Result<()> {
+    let mask = Ipv4Addr::from_bits(u32::MAX << (32 - prefix));
+    for (ioctl, value) in [(libc::SIOCSIFADDR, address), (libc::SIOCSIFNETMASK, mask)] {
+        let mut request = request(name);
+        let mut bytes = [0; 14];
+        for (to, from) in bytes.iter_mut().skip(2).zip(value.octets()) {
+            *to = from.cast_signed();
+        }
+        request.ifr_ifru.ifru_addr =
+            libc::sockaddr { sa_family: libc::AF_INET as libc::sa_family_t, sa_data: bytes };
+        interface_ioctl(ioctl, &mut request)?;
+    }
+    Ok(())
+}
+
+fn set_up(name: &str) -> io::Result<()> {
+    let mut request = request(name);
+    request.ifr_ifru.ifru_flags = (libc::IFF_UP | libc::IFF_RUNNING) as libc::c_short;
+    interface_ioctl(libc::SIOCSIFFLAGS, &mut request)
+}
+
+/// Asks the kernel by netlink, which has no other way to remove a tap that is in use (rtnetlink(7)).
+fn delete_interface(name: &str) -> io::Result<()> {
+    const RTM_DELLINK: u16 = 17;
+    const NLM_F_REQUEST_ACK: u16 = 1 | 4;
+    let text = std::ffi::CString::new(name)?;
+    // SAFETY: reads a string that lives through the call.
+    let index = unsafe { libc::if_nametoindex(text.as_ptr()) };
+    // SAFETY: takes numbers.
+    let socket = unsafe { libc::socket(libc::AF_NETLINK, libc::SOCK_RAW | libc::SOCK_CLOEXEC, 0) };
+    check(socket)?;
+    // SAFETY: the descriptor is new and nobody else owns it.
+    let mut socket = unsafe { <File as std::os::fd::FromRawFd>::from_raw_fd(socket) };
+    let mut message = Vec::new();
+    message.extend_from_slice(&32_u32.to_ne_bytes());
+    message.extend_from_slice(&RTM_DELLINK.to_ne_bytes());
+    message.extend_from_slice(&NLM_F_REQUEST_ACK.to_ne_bytes());
+    // Sequence number and port, then the family and type of ifinfomsg.
+    message.extend_from_slice(&[0; 12]);
+    message.extend_from_slice(&index.to_ne_bytes());
+    message.extend_from_slice(&[0; 8]);
+    socket.write_all(&message)?;
+    let mut reply = [0; 256];
+    let _ = socket.read(&mut reply)?;
+    let [a, b, c, d] = reply[16..20] else { unreachable!("four bytes") };
+    match i32::from_ne_bytes([a, b, c, d]) {
+        0 => Ok(()),
+        error => Err(io::Error::from_raw_os_error(-error)),
+    }
+}
+
+fn interface_ioctl(number: libc::Ioctl, request: &mut libc::ifreq) -> io::Result<()> {
+    let socket = std::net::UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?;
+    // SAFETY: all interface requests read or fill an ifreq.
+    check(unsafe { libc::ioctl(socket.as_raw_fd(), number, std::ptr::from_mut(request)) })
+}
+
+fn request(name: &str) -> libc::ifreq {
+    // SAFETY: an ifreq of zeros is valid: an empty name and numbers.
+    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+    assert!(name.len() < request.ifr_name.len(), "{name} is too long for an interface");
+    for (to, from) in request.ifr_name.iter_mut().zip(name.bytes()) {
+        *to = from.cast_signed();
+    }
+    request
+}
+
+fn check(result: libc::c_int) -> io::Result<()> {
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn cksum_agrees_with_the_command() {
+        assert_eq!(cksum(b""), 4_294_967_295);
+        assert_eq!(cksum(b"123456789"), 930_766_865);
+    }
+
+    #[test]
+    fn noise_has_the_length_asked_for_and_no_short_period() {
+        let data = noise(1001);
+        assert_eq!(data.len(), 1001);
+        assert_ne!(data[..500], data[500..1000]);
+    }
+}

@@ -1,0 +1,28 @@
+//! Tests with a bare-metal guest, which runs on any KVM: how a machine starts and ends, what a guest finds on
+//! the buses, and what a hostile driver can do to a device.
+
+mod boot;
+mod chains;
+mod devices;
+mod ends;
+mod ports;
+mod registers;
+mod rings;
+mod subject;
+
+use libtest_mimic::Trial;
+
+/// All of them.
+pub fn tests() -> Vec<Trial> {
+    let lists = [
+        boot::tests(),
+        ends::tests(),
+        ports::tests(),
+        devices::tests(),
+        devices::network_tests(),
+        registers::tests(),
+        rings::tests(),
+        chains::tests(),
+    ];
+    lists.into_iter().flatten().collect()
+}

@@ -1,0 +1,558 @@
+//! The command line: every mistake gets one line that says what is wrong and what to do, and its exit code.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+
+use harness::confine::Confinement;
+use harness::{Ending, Need, Scratch, Vmm, artifacts};
+use libtest_mimic::Trial;
+
+use crate::suite::trial;
+
+const BAD_CONFIGURATION: i32 = 152;
+const BAD_COMMAND_LINE: i32 = 153;
+const HOST_FAILURE: i32 = 125;
+
+mod plain {
+    use super::*;
+
+    crate::suite::tests! { "cli" needs &[];
+        no_arguments,
+        unknown_flags_are_corrected,
+        words_without_a_flag,
+        bad_values,
+        combinations_that_cannot_be,
+        help_is_complete,
+        version,
+        completions,
+        manual,
+        dry_run_opens_nothing,
+        dry_run_of_flags_and_of_the_same_file,
+        config_file_mistakes,
+        closed_output_is_no_failure,
+    }
+}
+
+mod with_kvm {
+    use super::*;
+
+    crate::suite::tests! { "cli" needs &[Need::Kvm];
+        doctor_on_this_host,
+        kernel_is_not_one,
+        kernel_is_not_there,
+        kernel_cannot_be_read,
+        kernel_is_cut_short,
+        kernel_without_the_entry_asked_for,
+        kernel_does_not_fit,
+        initrd_mistakes,
+        disk_mistakes,
+        disk_in_use,
+        console_mistakes,
+        log_goes_to_a_file,
+        too_few_descriptors,
+    }
+}
+
+mod with_other_hosts {
+    use super::*;
+
+    crate::suite::tests! { "cli" needs &[Need::Mounts];
+        no_kvm,
+        kvm_that_may_not_be_opened,
+        kvm_that_is_not_kvm,
+    }
+}
+
+/// All tests of the command line.
+pub fn tests() -> Vec<Trial> {
+    let network = [
+        trial("cli::net_mistakes", &[Need::Kvm, Need::Network], || {
+            harness::network::in_own_network(net_mistakes);
+        }),
+        trial("cli::kernel_damaged_everywhere", &[Need::Kvm], kernel_damaged_everywhere),
+    ];
+    let lists = [plain::tests(), with_kvm::tests(), with_other_hosts::tests()];
+    lists.into_iter().flatten().chain(network).collect()
+}
+
+/// Runs with `args`, which must fail with `code` and one line that has all of `words`.
+#[track_caller]
+fn expect(args: &[&str], code: i32, words: &[&str]) -> Ending {
+    Vmm::new().args(args).run().expect_code(code).expect_one_line(words)
+}
+
+/// Runs a puppet kernel with more arguments, which must fail to start.
+#[track_caller]
+fn expect_not_started(args: &[&str], words: &[&str]) -> Ending {
+    let end = Vmm::puppet("exit=0").args(args).run();
+    end.expect_code(HOST_FAILURE).expect_one_line(words)
+}
+
+#[track_caller]
+fn expect_kernel_refused(kernel: &Path, words: &[&str]) -> Ending {
+    let end = Vmm::new().kernel(kernel).args(["--memory", "64M"]).run();
+    let path = kernel.to_string_lossy();
+    end.expect_code(HOST_FAILURE).expect_one_line(&[words, &["kernel", &path]].concat())
+}
+
+fn no_arguments() {
+    expect(&[], BAD_CONFIGURATION, &["--kernel", "--help"]);
+}
+
+fn unknown_flags_are_corrected() {
+    for (typed, meant) in [
+        ("--kernal", "--kernel"),
+        ("--memori", "--memory"),
+        ("--timout", "--timeout"),
+        ("--disc", "--disk"),
+        ("--seriel", "--serial"),
+    ] {
+        expect(&[typed, "x"], BAD_COMMAND_LINE, &[typed, meant, "--help"]);
+    }
+    expect(&["-k", "x"], BAD_COMMAND_LINE, &["-k"]);
+    expect(&["--kernel"], BAD_COMMAND_LINE, &["--kernel", "value"]);
+}
+
+fn words_without_a_flag() {
+    expect(&["bzImage"], BAD_COMMAND_LINE, &["bzImage", "--kernel"]);
+    expect(&["--kernel", "k", "rootfs.img"], BAD_COMMAND_LINE, &["rootfs.img", "--disk"]);
+    expect(&["docter"], BAD_COMMAND_LINE, &["docter", "doctor"]);
+}
+
+fn bad_values() {
+    for (flag, value, words) in [
+        ("--memory", "12", &["12 MiB", "32 MiB"][..]),
+        ("--memory", "0", &["32 MiB"]),
+        ("--memory", "much", &["much"]),
+        ("--memory", "-1G", &["-1G"]),
+        ("--memory", "1.5G", &["1.5G"]),
+        ("--memory", "99999999999999999999G", &["99999999999999999999G"]),
+        ("--memory", "512X", &["512X"]),
+        ("--cpus", "0", &["0", "1"]),
+        ("--cpus", "255", &["255", "254"]),
+        ("--cpus", "two", &["two"]),
+        ("--cpus", "4,cores=3", &["4", "cores=3"]),
+        ("--cpus", "4,core=2", &["core", "cores"]),
+        ("--timeout", "0", &["timeout"]),
+        ("--timeout", "soon", &["soon"]),
+        ("--timeout", "5 parsecs", &["5 parsecs"]),
+        ("--grace", "x", &["x"]),
+        ("--on-reboot", "again", &["again", "restart"]),
+        ("--rng", "maybe", &["maybe", "on", "off"]),
+        ("--level", "loud", &["loud", "debug"]),
+        ("--boot", "bios", &["bios", "pvh"]),
+        ("--console", "stdoi", &["stdoi", "stdio"]),
+        ("--console", "file=", &["file="]),
+        ("--serial", "socket", &["socket"]),
+        ("--id", "a b", &["a b"]),
+        ("--id", "", &["id"]),
+        ("--disk", "", &["disk"]),
+        ("--disk", "d,redonly", &["redonly", "readonly"]),
+        ("--disk", "d,serial=more-than-twenty-bytes", &["serial", "20"]),
+        ("--disk", "d,format=qcow2", &["qcow2", "raw"]),
+        ("--disk", "d,id=a,id=b", &["id", "twice"]),
+        ("--net", "tap0", &["tap="]),
+        ("--net", "tap=a-name-that-is-too-long", &["a-name-that-is-too-long", "15"]),
+        ("--net", "tap=t,mac=01:00:00:00:00:01", &["01:00:00:00:00:01", "multicast"]),
+        ("--net", "tap=t,mac=nonsense", &["nonsense"]),
+        ("--net", "tap=t,mtu=67", &["67", "68"]),
+        ("--net", "fd=1", &["1"]),
+        ("--net", "fd=77", &["77", "open"]),
+        ("--cmdline", "line\nbreak", &["control character"]),
+    ] {
+        let end = Vmm::new().args(["--kernel", "k", flag, value]).run();
+        let is_usage = matches!(end.code, Some(BAD_COMMAND_LINE | BAD_CONFIGURATION));
+        assert!(is_usage, "{flag} {value:?}\n{}", end.story());
+        end.expect_one_line(words);
+    }
+}
+
+fn combinations_that_cannot_be() {
+    let longer = format!("socket=/{}", "x".repeat(120));
+    for (args, words) in [
+        (&["--disk", "a", "--disk", "a"][..], &["a", "two"][..]),
+        (&["--disk", "a", "--serial", "file=a"], &["a"]),
+        (&["--console", "file=a", "--serial", "file=a"], &["a"]),
+        (&["--console", "socket=a", "--serial", "socket=a"], &["a"]),
+        (&["--disk", "a,id=x", "--disk", "b,id=x"], &["x"]),
+        (&["--disk", "a,root", "--disk", "b,root"], &["root"]),
+        (&["--net", "tap=t", "--net", "tap=t"], &["t"]),
+        (&["--serial", &longer], &["107"]),
+    ] {
+        let args = [&["--kernel", "k"], args].concat();
+        expect(&args, BAD_CONFIGURATION, words);
+    }
+    for flag in ["--kernel", "--memory", "--cpus", "--console", "--timeout"] {
+        let value = if flag == "--console" { "off" } else { "64" };
+        expect(&[flag, value, flag, value], BAD_COMMAND_LINE, &[flag]);
+    }
+}
+
+fn help_is_complete() {
+    let help = Vmm::new().arg("--help").run().expect_code(0).stdout;
+    let flags = "kernel initrd cmdline append boot cpus memory disk net console serial rng id timeout \
+        grace on-reboot log-path level config-file dry-run help version";
+    for flag in flags.split_whitespace() {
+        assert!(help.contains(&format!("--{flag}")), "--{flag} is not in the help");
+    }
+    for word in ["doctor", "completions", "man", "Ctrl-A"] {
+        assert!(help.contains(word), "{word} is not in the help");
+    }
+    for code in ["0", "1-99", "110", "111", "112", "113", "124", "125", "130", "143", "152", "153"]
+    {
+        let row = help.lines().any(|line| line.split_whitespace().next() == Some(code));
+        assert!(row, "exit code {code} is not in the help");
+    }
+    let short = Vmm::new().arg("-h").run().expect_code(0).stdout;
+    assert!(short.contains("--kernel") && short.len() < help.len());
+}
+
+fn version() {
+    let text = Vmm::new().arg("--version").run().expect_code(0).stdout;
+    assert!(text.starts_with("vmm "), "{text}");
+    assert_eq!(text.lines().count(), 1);
+}
+
+fn completions() {
+    for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {
+        let script = Vmm::new().args(["completions", shell]).run().expect_code(0).stdout;
+        for flag in ["kernel", "on-reboot", "config-file"] {
+            assert!(script.contains(flag), "{flag} is not completed in {shell}");
+        }
+    }
+    expect(&["completions", "tcsh"], BAD_COMMAND_LINE, &["tcsh", "bash"]);
+}
+
+fn manual() {
+    let page = Vmm::new().arg("man").run().expect_code(0).stdout;
+    assert!(page.contains(".TH vmm"), "{page}");
+    for text in ["\\-\\-kernel", "\\-\\-on\\-reboot", "124"] {
+        assert!(page.contains(text), "{text} is not in the manual");
+    }
+}
+
+fn dry_run_opens_nothing() {
+    let args = ["--kernel", "/nowhere/k", "--disk", "/nowhere/d,readonly", "--net", "tap=none0"];
+    let end =
+        Vmm::new().args(args).args(["--cpus", "4,threads=2", "--dry-run"]).run().expect_code(0);
+    let plan: serde_json::Value = serde_json::from_str(&end.stdout).unwrap();
+    assert_eq!(plan["kernel"], "/nowhere/k");
+    assert_eq!(plan["memory_bytes"], 512 << 20);
+    assert_eq!(plan["disks"][0]["path"], "/nowhere/d");
+    assert_eq!(plan["disks"][0]["read_only"], true);
+    assert_eq!(plan["cpus"]["count"], 4);
+    let cmdline = plan["cmdline"].as_str().unwrap();
+    for word in ["root=/dev/vda", "ro", "console=hvc0"] {
+        assert!(cmdline.split(' ').any(|w| w == word), "{word} is not in {cmdline}");
+    }
+    assert_eq!(end.stderr, "");
+}
+
+fn dry_run_of_flags_and_of_the_same_file() {
+    let scratch = Scratch::new();
+    let file = scratch.file(
+        "vm.json",
+        r#"{
+            "boot-source": {"kernel_image_path": "k", "boot_args": "a b"},
+            "drives": [{"drive_id": "d", "path_on_host": "disk", "is_root_device": false, "is_read_only": true}],
+            "machine-config": {"vcpu_count": 2, "mem_size_mib": 256},
+            "network-interfaces": [{"iface_id": "n", "host_dev_name": "tap0", "guest_mac": "02:00:00:00:00:07"}]
+        }"#,
+    );
+    let file = file.to_string_lossy();
+    let by_file = Vmm::new().args(["--config-file", &file, "--dry-run"]).run().expect_code(0);
+    let plan: serde_json::Value = serde_json::from_str(&by_file.stdout).unwrap();
+    assert_eq!(plan["memory_bytes"], 256 << 20);
+    assert_eq!(plan["disks"][0]["id"], "d");
+    assert_eq!(plan["nets"][0]["id"], "n");
+    let both = ["--config-file", &file, "--memory", "64", "--append", "c", "--dry-run"];
+    let overridden = Vmm::new().args(both).run().expect_code(0);
+    let plan: serde_json::Value = serde_json::from_str(&overridden.stdout).unwrap();
+    assert_eq!(plan["memory_bytes"], 64 << 20);
+    assert!(plan["cmdline"].as_str().unwrap().split(' ').any(|word| word == "c"));
+}
+
+fn config_file_mistakes() {
+    let scratch = Scratch::new();
+    for (text, words) in [
+        ("", &[][..]),
+        ("{", &["line 1"]),
+        ("[]", &[]),
+        (r#"{"boot-source": {"kernel_image_path": 7}}"#, &["kernel_image_path"]),
+        (r#"{"boot-sauce": {"kernel_image_path": "k"}}"#, &["boot-sauce", "boot-source"]),
+        (
+            r#"{"boot-source": {"kernel_image_paht": "k"}}"#,
+            &["kernel_image_paht", "kernel_image_path"],
+        ),
+        (
+            r#"{"boot-source": {"kernel_image_path": "k"}, "vsock": {"guest_cid": 3, "uds_path": "v"}}"#,
+            &["vsock"],
+        ),
+        (
+            r#"{"boot-source": {"kernel_image_path": "k"}, "balloon": {"amount_mib": 1, "deflate_on_oom": false}}"#,
+            &["balloon"],
+        ),
+        (
+            r#"{"boot-source": {"kernel_image_path": "k"}, "machine-config": {"vcpu_count": 0, "mem_size_mib": 64}}"#,
+            &["0"],
+        ),
+    ] {
+        let path = scratch.file("vm.json", text);
+        let path = path.to_string_lossy();
+        expect(&["--config-file", &path], BAD_CONFIGURATION, &[words, &[&path]].concat());
+    }
+    expect(&["--config-file", "/nowhere"], BAD_CONFIGURATION, &["/nowhere", "No such file"]);
+    let directory = scratch.path().to_string_lossy();
+    expect(&["--config-file", &directory], BAD_CONFIGURATION, &["directory"]);
+}
+
+/// As in `vmm man | head -1`.
+fn closed_output_is_no_failure() {
+    let mut machine = Vmm::new().arg("man").output_closed().spawn();
+    machine.close_input();
+    let end = machine.expect_exit(0);
+    assert_eq!(end.stderr, "");
+}
+
+fn doctor_on_this_host() {
+    let text = Vmm::new().arg("doctor").run().expect_code(0).stdout;
+    assert!(text.contains("/dev/kvm"), "{text}");
+    let json = Vmm::new().args(["doctor", "--json"]).run().expect_code(0).stdout;
+    let report: serde_json::Value = serde_json::from_str(&json).unwrap();
+    assert!(report["checks"].as_array().is_some_and(|checks| checks.len() > 5), "{json}");
+}
+
+fn kernel_is_not_one() {
+    let scratch = Scratch::new();
+    let mut arm = vec![0; 4096];
+    arm[0x38..0x3c].copy_from_slice(b"ARM\x64");
+    let mut ext4 = vec![0; 8192];
+    ext4[0x438..0x43a].copy_from_slice(&[0x53, 0xef]);
+    for (name, contents, words) in [
+        ("empty", vec![], &["empty"][..]),
+        ("README.md", b"# A text\n".to_vec(), &["text file", "bzImage"]),
+        ("Image", arm, &["ARM"]),
+        ("vmlinux.gz", b"\x1f\x8b\x08\0\0\0\0\0rest".to_vec(), &["gzip", "decompress"]),
+        ("vmlinux.zst", b"\x28\xb5\x2f\xfd rest of it\0".to_vec(), &["zstd", "decompress"]),
+        ("disk.qcow2", b"QFI\xfb\0\0\0\x03".to_vec(), &["qcow2", "--disk"]),
+        ("rootfs.img", ext4, &["filesystem", "--disk"]),
+        ("initrd.cpio", b"070701000000".to_vec(), &["cpio", "--initrd"]),
+        ("noise", vec![0xfe, 0, 1, 0xff, 0x80], &["not a kernel"]),
+    ] {
+        let path = scratch.file(name, contents);
+        expect_kernel_refused(&path, words);
+    }
+    let mut elf = fs::read(artifacts::puppet()).unwrap();
+    elf[18] = 0xb7;
+    let path = scratch.file("aarch64.elf", elf);
+    expect_kernel_refused(&path, &["ELF", "x86_64"]);
+}
+
+fn kernel_is_not_there() {
+    expect_kernel_refused(Path::new("/nowhere/bzImage"), &["No such file"]);
+    expect_kernel_refused(Path::new("/"), &["a directory"]);
+    expect_kernel_refused(Path::new("/dev/null"), &["not a file"]);
+}
+
+fn kernel_cannot_be_read() {
+    let scratch = Scratch::new();
+    let path = scratch.copy(&artifacts::puppet());
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o000)).unwrap();
+    let vmm = Vmm::new().kernel(&path).confined(Confinement::NoCapabilities);
+    let end = vmm.run().expect_code(HOST_FAILURE);
+    end.expect_one_line(&["kernel", &path.to_string_lossy(), "Permission denied"]);
+}
+
+fn kernel_is_cut_short() {
+    let scratch = Scratch::new();
+    let elf = fs::read(artifacts::puppet()).unwrap();
+    for len in [5, 51, 60, 115, 0x1000, 0x1001, 0x1400] {
+        let path = scratch.file("puppet.elf", &elf[..len]);
+        expect_kernel_refused(&path, &["damaged"]);
+    }
+    // A setup header that says there is more to come.
+    let mut header = vec![0; 1024];
+    header[0x1f1] = 4;
+    header[0x1fe..0x200].copy_from_slice(&[0x55, 0xaa]);
+    header[0x202..0x206].copy_from_slice(b"HdrS");
+    header[0x206..0x208].copy_from_slice(&[0x0f, 0x02]);
+    let path = scratch.file("bzImage", header);
+    expect_kernel_refused(&path, &["damaged"]);
+}
+
+/// Each byte of the headers of a kernel changed, in two ways: a clean refusal or a guest that runs, nothing else.
+fn kernel_damaged_everywhere() {
+    let scratch = Scratch::new();
+    let elf = fs::read(artifacts::puppet()).unwrap();
+    let headers = (0..0x34 + 2 * 0x20).chain(0x1540..0x1560);
+    for at in headers {
+        for value in [0xff, elf[at] ^ 0x80] {
+            let mut damaged = elf.clone();
+            damaged[at] = value;
+            let path = scratch.file("puppet.elf", damaged);
+            let vmm = Vmm::new().kernel(&path).args(["--memory", "32M", "--timeout", "2s"]);
+            let end = vmm.args(["--cmdline", "exit=0", "--rng", "off"]).run();
+            // Entered at a wrong place, a guest may do anything that a guest can do.
+            let is_clean = matches!(end.code, Some(0..=99 | 110..=113 | 124 | HOST_FAILURE));
+            assert!(is_clean, "byte {at:#x} as {value:#x}\n{}", end.story());
+            assert_eq!(
+                end.stderr.lines().count(),
+                1,
+                "byte {at:#x} as {value:#x}\n{}",
+                end.story()
+            );
+        }
+    }
+}
+
+fn kernel_without_the_entry_asked_for() {
+    let puppet = artifacts::puppet();
+    let vmm = |kernel: &Path, boot| Vmm::new().kernel(kernel).args(["--boot", boot]);
+    let end = vmm(&puppet, "linux64").run().expect_code(HOST_FAILURE);
+    end.expect_one_line(&["64-bit entry", "--boot pvh"]);
+    let end = vmm(&artifacts::puppet_64(), "pvh").run().expect_code(HOST_FAILURE);
+    end.expect_one_line(&["PVH entry", "--boot linux64"]);
+}
+
+fn kernel_does_not_fit() {
+    let scratch = Scratch::new();
+    let mut elf = fs::read(artifacts::puppet()).unwrap();
+    // The first program header's size in memory.
+    elf[0x34 + 20..0x34 + 24].copy_from_slice(&(64_u32 << 20).to_le_bytes());
+    let path = scratch.file("large.elf", elf);
+    let end = Vmm::new().kernel(&path).args(["--memory", "32M"]).run();
+    end.expect_code(HOST_FAILURE).expect_one_line(&["65 MiB", "32 MiB", "--memory"]);
+}
+
+fn initrd_mistakes() {
+    let scratch = Scratch::new();
+    let huge = scratch.sparse_file("huge.cpio", 64 << 20);
+    let empty = scratch.file("empty.cpio", "");
+    expect_not_started(&["--initrd", "/nowhere"], &["initrd", "/nowhere", "No such file"]);
+    expect_not_started(&["--initrd", "/"], &["initrd", "directory"]);
+    expect_not_started(&["--initrd", &huge.to_string_lossy()], &["initrd", "--memory"]);
+    expect_not_started(&["--initrd", &empty.to_string_lossy()], &["initrd", "empty"]);
+}
+
+fn disk_mistakes() {
+    let scratch = Scratch::new();
+    let empty = scratch.file("empty", "").to_string_lossy().into_owned();
+    let read_only = scratch.sparse_file("read-only", 4096);
+    fs::set_permissions(&read_only, fs::Permissions::from_mode(0o444)).unwrap();
+    expect_not_started(&["--disk", "/nowhere"], &["/nowhere", "No such file"]);
+    expect_not_started(&["--disk", "/"], &["directory"]);
+    expect_not_started(&["--disk", &empty], &[&empty, "empty"]);
+    let vmm = || Vmm::puppet("mute exit=0").confined(Confinement::NoCapabilities);
+    let end = vmm().disk(&read_only, "").run().expect_code(HOST_FAILURE);
+    end.expect_one_line(&["Permission denied", "readonly"]);
+    vmm().disk(&read_only, ",readonly").run().expect_code(0);
+}
+
+fn disk_in_use() {
+    let scratch = Scratch::new();
+    let disk = scratch.sparse_file("disk", 4096);
+    let first = harness::Puppet::start(Vmm::puppet("").disk(&disk, ""));
+    let pid = first.with_machine(|machine| machine.pid());
+    for options in ["", ",readonly"] {
+        let end = Vmm::puppet("exit=0").disk(&disk, options).run().expect_code(HOST_FAILURE);
+        end.expect_one_line(&[&disk.to_string_lossy(), &pid.to_string()]);
+    }
+    first.finish();
+    let first = harness::Puppet::start(Vmm::puppet("").disk(&disk, ",readonly"));
+    Vmm::puppet("mute exit=0").disk(&disk, ",readonly").run().expect_code(0);
+    Vmm::puppet("exit=0").disk(&disk, "").run().expect_code(HOST_FAILURE);
+    first.finish();
+}
+
+fn console_mistakes() {
+    let scratch = Scratch::new();
+    let live = scratch.join("live");
+    let _listener = std::os::unix::net::UnixListener::bind(&live).unwrap();
+    let live = format!("socket={}", live.display());
+    expect_not_started(&["--serial", &live], &["live"]);
+    expect_not_started(&["--serial", "file=/nowhere/log"], &["/nowhere/log", "No such file"]);
+    expect_not_started(&["--serial", "socket=/nowhere/log"], &["/nowhere/log", "No such file"]);
+    // A socket that nobody listens on any more is replaced, a file of another kind is not.
+    let stale = scratch.join("stale");
+    drop(std::os::unix::net::UnixListener::bind(&stale).unwrap());
+    let serial = format!("socket={}", stale.display());
+    Vmm::puppet("mute exit=0").serial(&serial).run().expect_code(0);
+    let file = scratch.file("file", "precious");
+    expect_not_started(&["--serial", &format!("socket={}", file.display())], &["file"]);
+    assert_eq!(fs::read(file).unwrap(), b"precious");
+}
+
+fn log_goes_to_a_file() {
+    let scratch = Scratch::new();
+    let log = scratch.join("log");
+    let vmm = Vmm::puppet("mute exit=0").args(["--level", "trace", "--id", "my-vm", "--log-path"]);
+    vmm.arg(&log).run().expect_code(0);
+    let text = fs::read_to_string(&log).unwrap();
+    assert!(!text.is_empty() && text.lines().all(|line| line.contains("my-vm")), "{text}");
+    expect_not_started(&["--log-path", "/nowhere/log"], &["/nowhere/log", "No such file"]);
+}
+
+/// Wherever the descriptors run out, the answer is one line, not a crash and not a hang.
+fn too_few_descriptors() {
+    let scratch = Scratch::new();
+    let disk = scratch.sparse_file("disk", 4096);
+    let mut refused = 0;
+    for limit in 3..40 {
+        let vmm = Vmm::puppet("mute exit=0").disk(&disk, "").args(["--cpus", "2"]);
+        let end = vmm.confined(Confinement::Limit(libc::RLIMIT_NOFILE, limit)).run();
+        match end.code {
+            Some(0) => {}
+            Some(HOST_FAILURE) => {
+                end.expect_one_line(&["Too many open files"]);
+                refused += 1;
+            }
+            _ => panic!("with {limit} descriptors\n{}", end.story()),
+        }
+    }
+    assert!((1..37).contains(&refused), "{refused} runs were refused");
+}
+
+fn net_mistakes() {
+    let _tap = harness::network::Tap::without_address("tap0");
+    let missing = ["--net", "tap=tap1"];
+    let end = Vmm::puppet("exit=0").args(missing).confined(Confinement::NoCapabilities).run();
+    end.expect_code(HOST_FAILURE).expect_one_line(&["tap1", "ip tuntap add"]);
+    let user = harness::Puppet::start(Vmm::puppet("").args(["--net", "tap=tap0"]));
+    expect_not_started(&["--net", "tap=tap0"], &["tap0", "in use"]);
+    user.finish();
+    // Loopback is an interface, but not a tap.
+    expect_not_started(&["--net", "tap=lo"], &["lo"]);
+}
+
+fn no_kvm() {
+    let end = Vmm::puppet("exit=0").confined(Confinement::EmptyDev).run();
+    end.expect_code(HOST_FAILURE).expect_one_line(&["/dev/kvm", "vmm doctor"]);
+    let report = Vmm::new().arg("doctor").confined(Confinement::EmptyDev).run();
+    let report = report.expect_code(HOST_FAILURE).stdout;
+    assert!(report.contains("/dev/kvm") && report.contains("modprobe"), "{report}");
+}
+
+fn kvm_that_may_not_be_opened() {
+    let scratch = Scratch::new();
+    let locked = scratch.file("kvm", "");
+    fs::set_permissions(&locked, fs::Permissions::from_mode(0o000)).unwrap();
+    let confined = |vmm: Vmm| {
+        let replaced = Confinement::Replaced { path: "/dev/kvm".into(), by: locked.clone() };
+        vmm.confined(replaced).confined(Confinement::NoCapabilities).run()
+    };
+    let end = confined(Vmm::puppet("exit=0")).expect_code(HOST_FAILURE);
+    end.expect_one_line(&["/dev/kvm", "Permission denied"]);
+    let report = confined(Vmm::new().arg("doctor")).expect_code(HOST_FAILURE).stdout;
+    assert!(report.contains("group"), "the remedy is not in\n{report}");
+}
+
+fn kvm_that_is_not_kvm() {
+    let confined = |vmm: Vmm| {
+        let by = "/dev/null".into();
+        vmm.confined(Confinement::Replaced { path: "/dev/kvm".into(), by }).run()
+    };
+    let end = confined(Vmm::puppet("exit=0")).expect_code(HOST_FAILURE);
+    end.expect_one_line(&["/dev/kvm"]);
+    confined(Vmm::new().arg("doctor")).expect_code(HOST_FAILURE);
+}

@@ -1,0 +1,286 @@
+//! The command line: flags in, a request out.
+//!
+//! Reads no file and prints nothing. One definition gives the parser, the help, the manual page and the shell
+//! completions. The grammars of values are in `config`; this file only names them.
+
+mod help;
+mod usage;
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::builder::{PossibleValuesParser, TypedValueParser};
+use clap::error::ErrorKind;
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
+use clap_complete::Shell;
+use log::LevelFilter;
+
+pub use usage::UsageError;
+
+use crate::config::{
+    BootProtocol, CmdlineConfig, ConfigError, ConsoleTarget, CpusConfig, DiskConfig, NetConfig,
+    OnReboot, Plan, VmConfig, parse_duration, parse_level, parse_size,
+};
+
+/// What the user wants of this process.
+#[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "there is one in a process, and it is moved once")]
+pub enum Request {
+    /// Run a machine, or show what would be run.
+    Run(Run),
+    /// Examine the host.
+    Doctor {
+        /// As JSON.
+        json: bool,
+    },
+    /// Print this on standard output: help, version, completions or the manual page.
+    Print(String),
+}
+
+/// A machine to run.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Run {
+    /// What the flags say.
+    pub flags: VmConfig,
+    /// A file that says the rest.
+    pub config_file: Option<PathBuf>,
+    /// Print the plan instead of running it.
+    pub dry_run: bool,
+}
+
+impl Run {
+    /// The plan: what the file says, overridden and extended by the flags, resolved.
+    ///
+    /// # Errors
+    /// [`ConfigError`], from the file or from the combination.
+    pub fn plan(self) -> Result<Plan, ConfigError> {
+        let config = match self.config_file {
+            Some(path) => VmConfig::from_file(&path)?.overridden_by(self.flags),
+            None => self.flags,
+        };
+        Plan::resolve(config)
+    }
+}
+
+/// Reads the command line; `args` begins with the program's name.
+///
+/// # Errors
+/// [`UsageError`]: one line, with the nearest valid spelling where there is one.
+pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Request, UsageError> {
+    let args = args.into_iter().collect();
+    match read(&args) {
+        Ok(args) => Ok(args.into_request()),
+        Err(error) => match error.kind() {
+            ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => {
+                Ok(Request::Print(error.to_string()))
+            }
+            _ => Err(UsageError::new(&error)),
+        },
+    }
+}
+
+fn read(args: &Vec<OsString>) -> Result<Args, clap::Error> {
+    let wants_help = args.iter().any(|arg| arg == "--help" || arg == "help");
+    // The long help is only put together for those who read it; everyone else wants to start quickly.
+    let mut command = if wants_help { help::complete(Args::command()) } else { Args::command() };
+    let mut matches = command.try_get_matches_from_mut(args)?;
+    Args::from_arg_matches_mut(&mut matches)
+}
+
+/// Runs a Linux kernel in a virtual machine: vmm --kernel bzImage --disk rootfs.img
+#[derive(Debug, Parser)]
+#[command(
+    name = "vmm",
+    version,
+    args_conflicts_with_subcommands = true,
+    override_usage = "vmm --kernel PATH [OPTIONS]\n       vmm --config-file PATH [OPTIONS]\n       vmm doctor | completions | man",
+    subcommand_help_heading = "Other commands"
+)]
+struct Args {
+    #[command(subcommand)]
+    command: Option<Command>,
+    #[command(flatten)]
+    boot: BootArgs,
+    #[command(flatten)]
+    machine: MachineArgs,
+    #[command(flatten)]
+    devices: DeviceArgs,
+    #[command(flatten)]
+    run: RunArgs,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Check whether this host can run virtual machines, and say what to do if not
+    Doctor {
+        /// Print the result as JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Print a completion script for a shell
+    Completions {
+        /// The shell
+        shell: Shell,
+    },
+    /// Print the manual page (vmm man | man -l -)
+    Man,
+}
+
+#[derive(Debug, clap::Args)]
+#[command(next_help_heading = "Boot")]
+struct BootArgs {
+    /// Kernel: a bzImage, or an ELF vmlinux or PVH image
+    #[arg(long, value_name = "PATH")]
+    kernel: Option<PathBuf>,
+    /// Initial RAM file system for the kernel
+    #[arg(long, value_name = "PATH")]
+    initrd: Option<PathBuf>,
+    /// Kernel command line in place of the default one; nothing is added to it
+    ///
+    /// Without it, the line has words for a fast boot, console= for the consoles, and root= for the disk
+    /// with the root file system. --dry-run shows it.
+    #[arg(long, value_name = "TEXT")]
+    cmdline: Option<String>,
+    /// Words to add to the kernel command line [repeatable]
+    ///
+    /// The default line is quiet: --append loglevel=7 shows all kernel messages. Write --append=TEXT when
+    /// TEXT begins with a dash, as in --append='-- arguments for init'.
+    #[arg(long, value_name = "TEXT")]
+    append: Vec<String>,
+    /// How the kernel is entered
+    #[arg(long, value_name = "PROTOCOL")]
+    boot: Option<BootProtocol>,
+}
+
+#[derive(Debug, clap::Args)]
+#[command(next_help_heading = "Machine")]
+struct MachineArgs {
+    /// Number of vCPUs [default: 1]; also N,cores=N,threads=N,sockets=N
+    ///
+    /// cores counts per socket and threads per core; what is left out is worked out from the rest.
+    #[arg(long, value_name = "N")]
+    cpus: Option<CpusConfig>,
+    /// Guest memory, such as 512M or 2G [default: 512M]
+    ///
+    /// K, M, G and T are powers of 1024; a plain number is MiB. At least 32M.
+    #[arg(long, value_name = "SIZE", value_parser = parse_size)]
+    memory: Option<u64>,
+    /// Name of the machine in log lines; also goes into generated MAC addresses [default: vm]
+    #[arg(long, value_name = "ID")]
+    id: Option<String>,
+}
+
+#[derive(Debug, clap::Args)]
+#[command(next_help_heading = "Devices")]
+struct DeviceArgs {
+    /// Disk: PATH[,readonly][,root][,id=ID][,serial=TEXT][,format=raw] [repeatable]
+    ///
+    /// An image or a block device. The first one holds the root file system unless another one says root; it
+    /// is /dev/vda in the guest. A comma in a path is doubled; a path that looks like an option is written
+    /// path=PATH.
+    #[arg(long, value_name = "DISK")]
+    disk: Vec<DiskConfig>,
+    /// Network card: tap=NAME|fd=N[,mac=MAC][,mtu=N][,id=ID] [repeatable]
+    ///
+    /// tap names an existing interface or one to create; fd is a tap that the parent process has opened.
+    /// Without mac, an address is made from the names, the same in each run.
+    #[arg(long, value_name = "NET")]
+    net: Vec<NetConfig>,
+    /// Virtio console (hvc0): stdio, pty, off, file=PATH or socket=PATH
+    ///
+    /// With neither --console nor --serial, both are on the terminal; with one of them, the other is off.
+    /// Ctrl-A x ends the run from the terminal.
+    #[arg(long, value_name = "TARGET")]
+    console: Option<ConsoleTarget>,
+    /// Serial port (ttyS0): stdio, pty, off, file=PATH or socket=PATH
+    #[arg(long, value_name = "TARGET")]
+    serial: Option<ConsoleTarget>,
+    /// Entropy device [default: on]
+    #[arg(
+        long,
+        value_name = "ON|OFF",
+        num_args = 0..=1,
+        default_missing_value = "on",
+        hide_possible_values = true,
+        value_parser = PossibleValuesParser::new(["on", "off"]).map(|word| word == "on")
+    )]
+    rng: Option<bool>,
+}
+
+#[derive(Debug, clap::Args)]
+#[command(next_help_heading = "Run")]
+struct RunArgs {
+    /// End the run after this time, such as 500ms, 30s, 5m or 1h
+    ///
+    /// A plain number is seconds.
+    #[arg(long, value_name = "TIME", value_parser = parse_duration)]
+    timeout: Option<Duration>,
+    /// On SIGTERM, how long the guest may take to power off [default: 10s]
+    #[arg(long, value_name = "TIME", value_parser = parse_duration)]
+    grace: Option<Duration>,
+    /// What a reboot of the guest does
+    #[arg(long, value_name = "ACTION")]
+    on_reboot: Option<OnReboot>,
+    /// File to append log lines to [default: standard error]
+    #[arg(long, value_name = "PATH")]
+    log_path: Option<PathBuf>,
+    /// Least severe level that is logged: off, error, warn, info, debug or trace [default: warn]
+    #[arg(
+        long,
+        value_name = "LEVEL",
+        hide_possible_values = true,
+        value_parser = PossibleValuesParser::new(["off", "error", "warn", "info", "debug", "trace"])
+            .try_map(|word| parse_level(&word))
+    )]
+    level: Option<LevelFilter>,
+    /// Read the machine from a JSON file (Firecracker's layout)
+    ///
+    /// Flags beside it replace what the file says; disks, nets and appended words are added to the file's.
+    #[arg(long, value_name = "PATH")]
+    config_file: Option<PathBuf>,
+    /// Print what would be run, as JSON, and exit; no file but --config-file is opened
+    #[arg(long)]
+    dry_run: bool,
+}
+
+impl Args {
+    fn into_request(self) -> Request {
+        match self.command {
+            Some(Command::Doctor { json }) => return Request::Doctor { json },
+            Some(Command::Completions { shell }) => {
+                return Request::Print(help::completions(shell));
+            }
+            Some(Command::Man) => return Request::Print(help::manual()),
+            None => {}
+        }
+        let Self { boot, machine, devices, run, .. } = self;
+        Request::Run(Run {
+            flags: VmConfig {
+                kernel: boot.kernel,
+                initrd: boot.initrd,
+                boot: boot.boot,
+                cmdline: boot.cmdline.map(CmdlineConfig::Exact),
+                append: boot.append,
+                cpus: machine.cpus,
+                memory_bytes: machine.memory,
+                disks: devices.disk,
+                nets: devices.net,
+                console: devices.console,
+                serial: devices.serial,
+                rng: devices.rng,
+                id: machine.id,
+                timeout: run.timeout,
+                grace: run.grace,
+                on_reboot: run.on_reboot,
+                log_path: run.log_path,
+                level: run.level,
+            },
+            config_file: run.config_file,
+            dry_run: run.dry_run,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,383 @@
+use std::io::Write as _;
+use std::os::unix::ffi::OsStringExt;
+
+use super::*;
+use crate::config::{DiskFormat, NetSource};
+use crate::exit_code;
+
+fn request(words: &[&str]) -> Result<Request, UsageError> {
+    parse(["vmm"].iter().chain(words).map(OsString::from))
+}
+
+fn run(words: &[&str]) -> Run {
+    match request(words) {
+        Ok(Request::Run(run)) => run,
+        other => panic!("{words:?}: {other:?}"),
+    }
+}
+
+fn flags(words: &[&str]) -> VmConfig {
+    run(words).flags
+}
+
+fn printed(words: &[&str]) -> String {
+    match request(words) {
+        Ok(Request::Print(text)) => text,
+        other => panic!("{words:?}: {other:?}"),
+    }
+}
+
+fn refusal(words: &[&str]) -> String {
+    request(words).unwrap_err().to_string()
+}
+
+/// The text without its line breaks, which depend on the terminal.
+fn words(text: &str) -> String {
+    text.split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+/// The long flags of the definition, without those that clap adds.
+fn long_flags() -> Vec<String> {
+    let command = Args::command();
+    command.get_arguments().filter_map(|arg| Some(format!("--{}", arg.get_long()?))).collect()
+}
+
+#[test]
+fn the_definition_is_sound() {
+    Args::command().debug_assert();
+    assert_eq!(long_flags().len(), 20);
+}
+
+#[test]
+fn every_flag_says_one_thing() {
+    let none = VmConfig::default();
+    let disk = |path: &str| DiskConfig { path: path.into(), ..DiskConfig::default() };
+    let tap = |name: &str| NetConfig {
+        source: NetSource::Tap(name.to_owned()),
+        mac: None,
+        mtu: None,
+        id: None,
+    };
+    let seconds = |n| Some(Duration::from_secs(n));
+    for (words, expected) in [
+        ("", none.clone()),
+        ("--kernel k", VmConfig { kernel: Some("k".into()), ..none.clone() }),
+        ("--kernel=k", VmConfig { kernel: Some("k".into()), ..none.clone() }),
+        ("--initrd i", VmConfig { initrd: Some("i".into()), ..none.clone() }),
+        (
+            "--cmdline a",
+            VmConfig { cmdline: Some(CmdlineConfig::Exact("a".to_owned())), ..none.clone() },
+        ),
+        (
+            "--append a --append=--",
+            VmConfig { append: vec!["a".to_owned(), "--".to_owned()], ..none.clone() },
+        ),
+        ("--boot auto", VmConfig { boot: Some(BootProtocol::Auto), ..none.clone() }),
+        ("--boot linux64", VmConfig { boot: Some(BootProtocol::Linux64), ..none.clone() }),
+        ("--boot pvh", VmConfig { boot: Some(BootProtocol::Pvh), ..none.clone() }),
+        ("--cpus 2", VmConfig { cpus: Some(CpusConfig::new(2)), ..none.clone() }),
+        ("--memory 1G", VmConfig { memory_bytes: Some(1 << 30), ..none.clone() }),
+        ("--memory 64", VmConfig { memory_bytes: Some(64 << 20), ..none.clone() }),
+        ("--disk a --disk b", VmConfig { disks: vec![disk("a"), disk("b")], ..none.clone() }),
+        (
+            "--disk a,format=raw",
+            VmConfig {
+                disks: vec![DiskConfig { format: Some(DiskFormat::Raw), ..disk("a") }],
+                ..none.clone()
+            },
+        ),
+        ("--net tap=a --net tap=b", VmConfig { nets: vec![tap("a"), tap("b")], ..none.clone() }),
+        ("--console pty", VmConfig { console: Some(ConsoleTarget::Pty), ..none.clone() }),
+        ("--serial off", VmConfig { serial: Some(ConsoleTarget::Off), ..none.clone() }),
+        ("--rng", VmConfig { rng: Some(true), ..none.clone() }),
+        ("--rng on", VmConfig { rng: Some(true), ..none.clone() }),
+        ("--rng off", VmConfig { rng: Some(false), ..none.clone() }),
+        ("--id x", VmConfig { id: Some("x".to_owned()), ..none.clone() }),
+        ("--timeout 30s", VmConfig { timeout: seconds(30), ..none.clone() }),
+        ("--grace 1m", VmConfig { grace: seconds(60), ..none.clone() }),
+        ("--on-reboot exit", VmConfig { on_reboot: Some(OnReboot::Exit), ..none.clone() }),
+        ("--on-reboot restart", VmConfig { on_reboot: Some(OnReboot::Restart), ..none.clone() }),
+        ("--log-path l", VmConfig { log_path: Some("l".into()), ..none.clone() }),
+        ("--level off", VmConfig { level: Some(LevelFilter::Off), ..none.clone() }),
+        ("--level trace", VmConfig { level: Some(LevelFilter::Trace), ..none.clone() }),
+    ] {
+        let words: Vec<&str> = words.split_whitespace().collect();
+        let run = run(&words);
+        assert_eq!(run.flags, expected, "{words:?}");
+        assert_eq!((run.config_file, run.dry_run), (None, false), "{words:?}");
+    }
+    let run = run(&["--config-file", "vm.json", "--dry-run"]);
+    assert_eq!((run.config_file, run.dry_run), (Some("vm.json".into()), true));
+}
+
+#[test]
+fn paths_need_not_be_text() {
+    let path = OsString::from_vec(vec![b'k', 0xff]);
+    let args = [OsString::from("vmm"), "--kernel".into(), path.clone()];
+    let Ok(Request::Run(run)) = parse(args) else { panic!() };
+    assert_eq!(run.flags.kernel, Some(path.into()));
+}
+
+#[test]
+fn a_flag_that_counts_once_is_refused_twice() {
+    for flag in long_flags() {
+        let word = match flag.as_str() {
+            "--append" | "--disk" | "--net" => continue,
+            "--dry-run" => flag.clone(),
+            "--boot" => "--boot=pvh".to_owned(),
+            "--rng" => "--rng=on".to_owned(),
+            "--console" | "--serial" => format!("{flag}=pty"),
+            "--on-reboot" => "--on-reboot=exit".to_owned(),
+            "--level" => "--level=info".to_owned(),
+            _ => format!("{flag}=1"),
+        };
+        let message = refusal(&[&word, &word]);
+        assert!(message.contains("cannot be used multiple times"), "{message}");
+    }
+}
+
+#[test]
+fn every_mistake_is_one_line_with_its_remedy() {
+    for (words, message) in [
+        ("--kernl k", "unexpected argument '--kernl' found; a similar argument exists: '--kernel'"),
+        ("--kernel", "a value is required for '--kernel <PATH>' but none was supplied"),
+        ("--kernel=", "a value is required for '--kernel <PATH>' but none was supplied"),
+        (
+            "--boot pvj",
+            "invalid value 'pvj' for '--boot <PROTOCOL>'; [possible values: auto, linux64, pvh]; a similar value exists: 'pvh'",
+        ),
+        (
+            "--cpus x",
+            "invalid value 'x' for '--cpus <N>': cpus: \"x\" is not a whole number from 0 to 65535",
+        ),
+        ("--memory 1X", "invalid value '1X' for '--memory <SIZE>': \"1X\" is not a size"),
+        ("--disk a,ro", "invalid value 'a,ro' for '--disk <DISK>': unknown part \"ro\""),
+        ("--net x", "invalid value 'x' for '--net <NET>': unknown part \"x\""),
+        (
+            "--console x",
+            "invalid value 'x' for '--console <TARGET>': target: \"x\" is none of stdio",
+        ),
+        (
+            "--serial file",
+            "invalid value 'file' for '--serial <TARGET>': \"file\" must be written file=PATH",
+        ),
+        ("--rng yes", "invalid value 'yes' for '--rng [<ON|OFF>]'; [possible values: on, off]"),
+        ("--timeout 1d", "invalid value '1d' for '--timeout <TIME>': \"1d\" is not a duration"),
+        ("--grace x", "invalid value 'x' for '--grace <TIME>': \"x\" is not a duration"),
+        (
+            "--on-reboot stop",
+            "invalid value 'stop' for '--on-reboot <ACTION>'; [possible values: exit, restart]",
+        ),
+        (
+            "--level loud",
+            "invalid value 'loud' for '--level <LEVEL>'; [possible values: off, error, warn",
+        ),
+        ("--dry-run=1", "unexpected value '1' for '--dry-run' found; no more were expected"),
+        (
+            "bzImage",
+            "unexpected word \"bzImage\": a kernel is given as --kernel PATH, a disk as --disk PATH",
+        ),
+        ("--kernel k rootfs.img", "unexpected word \"rootfs.img\": a kernel is given as"),
+        ("--kernel k doctor", "the subcommand 'doctor' cannot be used with '--kernel <PATH>'"),
+        ("doctr", "unrecognized subcommand 'doctr'; a similar subcommand exists: 'doctor'"),
+        ("doctor --jsn", "unexpected argument '--jsn' found; a similar argument exists: '--json'"),
+        ("completions", "the following required arguments were not provided: <SHELL>"),
+        (
+            "completions tcsh",
+            "invalid value 'tcsh' for '<SHELL>'; [possible values: bash, elvish, fish, powershell, zsh]",
+        ),
+    ] {
+        let words: Vec<&str> = words.split_whitespace().collect();
+        let refused = refusal(&words);
+        assert!(refused.starts_with(message), "{refused}");
+        assert!(refused.ends_with("; try 'vmm --help'"), "{refused}");
+        assert_eq!(refused.lines().count(), 1, "{refused}");
+    }
+    let quoted = refusal(&["--memory", "a\nb\x1b[2J\u{85}"]);
+    assert!(!quoted.contains(char::is_control), "{quoted:?}");
+}
+
+#[test]
+fn the_long_help_is_complete() {
+    let help = printed(&["--help"]);
+    for flag in long_flags().iter().map(String::as_str).chain(["doctor", "completions", "man"]) {
+        assert!(help.contains(flag), "{flag}");
+    }
+    for heading in ["Boot:", "Machine:", "Devices:", "Run:", "Other commands:", "Examples:"] {
+        assert!(help.contains(heading), "{heading}");
+    }
+    let (_, statuses) = help.split_once("Exit status:\n").unwrap();
+    assert_eq!(words(statuses), words(&exit_code::help_table()));
+    assert!(words(&help).contains(&words(help::EXAMPLES)));
+    assert_eq!(printed(&["help"]), help);
+}
+
+#[test]
+fn the_short_help_names_each_flag_on_one_page() {
+    let help = printed(&["-h"]);
+    for flag in long_flags() {
+        assert!(help.contains(&flag), "{flag}");
+    }
+    assert!(!help.contains("Exit status:"));
+}
+
+#[test]
+fn the_examples_of_the_help_work() {
+    let examples: Vec<&str> =
+        help::EXAMPLES.lines().filter_map(|line| line.strip_prefix("  vmm --")).collect();
+    assert_eq!(examples.len(), 5);
+    for example in examples {
+        let line = format!("--{example}");
+        let mut run = run(&line.split_whitespace().collect::<Vec<_>>());
+        if run.config_file.take().is_none() {
+            run.plan().unwrap();
+        }
+    }
+}
+
+#[test]
+fn the_version_is_the_packages() {
+    let version = format!("vmm {}\n", env!("CARGO_PKG_VERSION"));
+    assert_eq!(printed(&["--version"]), version);
+    assert_eq!(printed(&["-V"]), version);
+}
+
+#[test]
+fn the_manual_and_the_completions_name_every_flag() {
+    let manual = printed(&["man"]);
+    // In roff, a dash is written "\-".
+    for flag in long_flags().iter().map(|flag| flag.replace('-', "\\-")) {
+        assert!(manual.contains(&flag), "{flag}");
+    }
+    for row in exit_code::TABLE {
+        assert!(manual.contains(&row.range().replace('-', "\\-")), "{row:?}");
+    }
+    for part in [".TH vmm 1", "EXIT STATUS", "EXAMPLES", "vmm doctor", "vmm completions"] {
+        assert!(manual.contains(part), "{part}");
+    }
+    assert!(manual.lines().all(|line| !line.starts_with('\'')), "a quote begins a request");
+    for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {
+        let script = printed(&["completions", shell]);
+        for flag in long_flags() {
+            // fish writes "-l kernel".
+            let name = flag.trim_start_matches("--");
+            assert!(
+                script.contains(&flag) || script.contains(&format!("-l {name}")),
+                "{shell} {flag}"
+            );
+        }
+    }
+}
+
+#[test]
+fn the_doctor_is_called() {
+    assert!(matches!(request(&["doctor"]), Ok(Request::Doctor { json: false })));
+    assert!(matches!(request(&["doctor", "--json"]), Ok(Request::Doctor { json: true })));
+}
+
+/// A configuration file that is removed again.
+struct File(PathBuf);
+
+impl File {
+    fn new(name: &str, text: &str) -> Self {
+        let path = std::env::temp_dir().join(format!("vmm-{}-{name}.json", std::process::id()));
+        let mut file = std::fs::File::create_new(&path).unwrap();
+        file.write_all(text.as_bytes()).unwrap();
+        Self(path)
+    }
+
+    fn path(&self) -> &str {
+        self.0.to_str().unwrap()
+    }
+}
+
+impl Drop for File {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.0);
+    }
+}
+
+#[test]
+fn flags_and_file_give_the_same_plan() {
+    let file = File::new(
+        "same",
+        r#"{
+          "boot-source": { "kernel_image_path": "k", "initrd_path": "i", "append_args": ["a=1"],
+                           "protocol": "linux64" },
+          "machine-config": { "vcpu_count": 4, "mem_size_mib": 256, "threads": 2 },
+          "drives": [
+            { "path_on_host": "r.img", "is_read_only": true },
+            { "path_on_host": "d.img", "drive_id": "data", "serial": "S", "format": "raw" }
+          ],
+          "network-interfaces": [{ "host_dev_name": "tap0", "guest_mac": "02:00:00:00:00:01",
+                                   "mtu": 1400, "iface_id": "lan" }],
+          "console": { "type": "socket", "path": "c.sock" },
+          "serial": { "type": "file", "path": "s.log" },
+          "entropy": { "enabled": false },
+          "logger": { "log_path": "l.log", "level": "Debug" },
+          "id": "box", "timeout": "30s", "grace": "5s", "on-reboot": "restart"
+        }"#,
+    );
+    let from_flags = run(&[
+        "--kernel=k",
+        "--initrd=i",
+        "--append=a=1",
+        "--boot=linux64",
+        "--cpus=4,threads=2",
+        "--memory=256M",
+        "--disk=r.img,readonly",
+        "--disk=d.img,id=data,serial=S,format=raw",
+        "--net=tap=tap0,mac=02:00:00:00:00:01,mtu=1400,id=lan",
+        "--console=socket=c.sock",
+        "--serial=file=s.log",
+        "--rng=off",
+        "--log-path=l.log",
+        "--level=debug",
+        "--id=box",
+        "--timeout=30s",
+        "--grace=5s",
+        "--on-reboot=restart",
+    ]);
+    let from_file = run(&["--config-file", file.path()]);
+    assert_eq!(from_file.plan().unwrap().json(), from_flags.plan().unwrap().json());
+}
+
+#[test]
+fn flags_override_and_extend_the_file() {
+    let file = File::new(
+        "override",
+        r#"{
+          "boot-source": { "kernel_image_path": "k", "boot_args": "a" },
+          "drives": [{ "path_on_host": "r.img", "is_root_device": true }],
+          "machine-config": { "vcpu_count": 4, "mem_size_mib": 256, "cores": 2 }
+        }"#,
+    );
+    let with = |words: &[&str]| {
+        let words = [&["--config-file", file.path()], words].concat();
+        run(&words).plan().unwrap()
+    };
+    assert_eq!(with(&[]).cmdline, "a root=/dev/vda rw");
+    assert_eq!(with(&["--append=b"]).cmdline, "a root=/dev/vda rw b");
+    assert_eq!(with(&["--cmdline=c"]).cmdline, "c");
+    assert_eq!(with(&["--disk=d.img"]).disks.len(), 2);
+    assert_eq!(with(&["--memory=1G"]).memory_bytes, 1 << 30);
+    let cpus = with(&["--cpus=3"]).cpus;
+    assert_eq!((cpus.count, cpus.cores), (3, 3));
+}
+
+#[test]
+fn a_broken_file_is_the_files_fault() {
+    let file = File::new("broken", "{\n\"drivs\": []}");
+    let error = run(&["--config-file", file.path()]).plan().unwrap_err();
+    let source = std::error::Error::source(&error).unwrap().to_string();
+    assert_eq!(error.to_string(), format!("config file {:?}", file.path()));
+    assert_eq!(source, "line 2, column 7: unknown key `drivs`; did you mean `drives`?");
+    assert!(matches!(run(&[]).plan(), Err(ConfigError::NoKernel)));
+}
+
+#[test]
+fn a_default_command_line_needs_nothing_typed() {
+    let config = flags(&["--kernel", "bzImage", "--disk", "rootfs.img"]);
+    let plan = Plan::resolve(config).unwrap();
+    assert!(plan.cmdline.ends_with("console=ttyS0 console=hvc0 root=/dev/vda rw"));
+}

@@ -1,0 +1,224 @@
+//! Why a configuration cannot become a plan: what, which, and how to put it right, in one line each.
+
+use std::os::fd::RawFd;
+use std::path::PathBuf;
+
+use super::cmdline::CMDLINE_MAX;
+use super::console::SOCKET_PATH_MAX;
+use super::disk::SERIAL_MAX;
+use super::file::FileError;
+use super::id::ID_MAX;
+use super::net::TAP_NAME_MAX;
+use super::plan::{MEMORY_MAX, MEMORY_MIN};
+
+/// Why a configuration cannot become a plan.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// Nothing to boot.
+    #[error(
+        "no kernel: add --kernel PATH (a bzImage or an ELF vmlinux), as in 'vmm --kernel bzImage --disk rootfs.img'; see 'vmm --help'"
+    )]
+    NoKernel,
+    /// The configuration file is not one.
+    #[error("config file {path:?}")]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        source: FileError,
+    },
+    /// A path of no characters.
+    #[error("the path of {what} is empty")]
+    EmptyPath {
+        /// Whose path.
+        what: String,
+    },
+    /// One file for two purposes, one of which writes.
+    #[error(
+        "{path:?} is used as {first} and as {second}, and {writer} is written: use two files, or make both read-only"
+    )]
+    SharedPath {
+        /// The file.
+        path: PathBuf,
+        /// One use.
+        first: String,
+        /// The other use.
+        second: String,
+        /// Which of them writes.
+        writer: String,
+    },
+    /// A name that is not one.
+    #[error("{what}: {id:?} cannot be an id: use 1 to {ID_MAX} of the characters A-Z a-z 0-9 _ -")]
+    Id {
+        /// Whose name.
+        what: &'static str,
+        /// The name.
+        id: String,
+    },
+    /// Two devices of a kind with one name.
+    #[error("two {kind}s have the id {id:?}: give each its own")]
+    DuplicateId {
+        /// The kind.
+        kind: &'static str,
+        /// The name.
+        id: String,
+    },
+    /// More devices than there is room for.
+    #[error(
+        "{count} virtio devices are too many: {max} fit; remove a disk or a net, or say --rng off"
+    )]
+    TooManyDevices {
+        /// How many the configuration has.
+        count: usize,
+        /// How many fit.
+        max: usize,
+    },
+    /// No vCPU, too many, or parts that do not give the whole.
+    #[error("cpus")]
+    Cpus(#[from] arch::TopologyError),
+    /// Too little memory to boot anything in.
+    #[error(
+        "{} of memory is too little: give at least {} MiB, such as --memory 512M",
+        readable(*bytes), MEMORY_MIN >> 20
+    )]
+    MemoryTooSmall {
+        /// What was asked for.
+        bytes: u64,
+    },
+    /// More memory than can be addressed.
+    #[error("{} of memory is too much: {} TiB are the limit", readable(*bytes), MEMORY_MAX >> 40)]
+    MemoryTooLarge {
+        /// What was asked for.
+        bytes: u64,
+    },
+    /// A fraction of a MiB.
+    #[error("{bytes} bytes of memory are not a whole number of MiB")]
+    MemoryUneven {
+        /// What was asked for.
+        bytes: u64,
+    },
+    /// Two disks claim the root file system.
+    #[error("{first:?} and {second:?} are both the root disk: keep one")]
+    TwoRoots {
+        /// The first one.
+        first: PathBuf,
+        /// The second one.
+        second: PathBuf,
+    },
+    /// A serial number that does not fit.
+    #[error(
+        "disk {id}: serial {serial:?} does not fit: use at most {SERIAL_MAX} printable ASCII characters"
+    )]
+    DiskSerial {
+        /// The disk.
+        id: String,
+        /// The serial number.
+        serial: String,
+    },
+    /// A partition named on a disk that is not the root.
+    #[error(
+        "disk {id}: partuuid names the root partition, but this is not the root disk: remove it"
+    )]
+    PartuuidWithoutRoot {
+        /// The disk.
+        id: String,
+    },
+    /// A partition's id with characters that would end the word on the command line.
+    #[error("disk {id}: {partuuid:?} is not a partuuid: use letters, digits and dashes")]
+    Partuuid {
+        /// The disk.
+        id: String,
+        /// What was given.
+        partuuid: String,
+    },
+    /// An MTU that no card has.
+    #[error("net {id}: mtu {mtu} is not possible: use 68 to 65535")]
+    Mtu {
+        /// The network card.
+        id: String,
+        /// What was given.
+        mtu: u16,
+    },
+    /// A name that no interface has.
+    #[error(
+        "net {id}: {name:?} cannot be a tap's name: use 1 to {TAP_NAME_MAX} characters without spaces and / : %"
+    )]
+    TapName {
+        /// The network card.
+        id: String,
+        /// What was given.
+        name: String,
+    },
+    /// Standard input, output or error.
+    #[error("net {id}: descriptor {fd} is the terminal's: pass the tap as 3 or higher")]
+    StandardFd {
+        /// The network card.
+        id: String,
+        /// The descriptor.
+        fd: RawFd,
+    },
+    /// The parent did not leave this descriptor open.
+    #[error("net {id}: descriptor {fd} is not open: start vmm with it, without close-on-exec")]
+    ClosedFd {
+        /// The network card.
+        id: String,
+        /// The descriptor.
+        fd: RawFd,
+    },
+    /// One tap for two cards.
+    #[error("net {first} and net {second} both use {what}: give each its own")]
+    SharedNet {
+        /// The first card.
+        first: String,
+        /// The second card.
+        second: String,
+        /// The tap or descriptor.
+        what: String,
+    },
+    /// One address for two cards.
+    #[error("net {first} and net {second} both have the address {mac}: set mac= on one of them")]
+    SharedMac {
+        /// The first card.
+        first: String,
+        /// The second card.
+        second: String,
+        /// The address.
+        mac: String,
+    },
+    /// A socket's path that the kernel cannot take.
+    #[error(
+        "{flag}: socket path {path:?} is longer than {SOCKET_PATH_MAX} bytes: use a shorter one"
+    )]
+    SocketPath {
+        /// console or serial.
+        flag: &'static str,
+        /// The path.
+        path: PathBuf,
+    },
+    /// A command line that the kernel would cut off.
+    #[error("the kernel command line has {len} bytes, {CMDLINE_MAX} fit: shorten it")]
+    CmdlineLength {
+        /// Its length.
+        len: usize,
+    },
+    /// A command line with a character that it cannot have.
+    #[error("the kernel command line contains the control character {character:?}: remove it")]
+    CmdlineCharacter {
+        /// The character.
+        character: char,
+    },
+    /// No time to run in.
+    #[error("a timeout of 0 leaves no time to run: leave it out for no limit")]
+    NoTime,
+}
+
+/// Bytes as a number of the largest unit that leaves no rest.
+fn readable(bytes: u64) -> String {
+    let unit = [(40, "TiB"), (30, "GiB"), (20, "MiB"), (10, "KiB")]
+        .into_iter()
+        .find(|(shift, _)| bytes != 0 && bytes.trailing_zeros() >= *shift);
+    unit.map_or_else(
+        || format!("{bytes} bytes"),
+        |(shift, name)| format!("{} {name}", bytes >> shift),
+    )
+}

@@ -1,0 +1,339 @@
+//! The keys of a configuration file, and what becomes of each.
+//!
+//! Top-level keys have dashes, the ones inside have underscores, as in Firecracker's API. Which values make
+//! sense together is the plan's question, not this file's.
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Deserializer};
+
+use super::FileError;
+use crate::config::{
+    BootProtocol, CmdlineConfig, ConsoleTarget, CpusConfig, DiskConfig, DiskFormat, NetConfig,
+    NetSource, OnReboot, ValueError, VmConfig, parse_duration, parse_level, parse_mac,
+};
+
+/// The whole file.
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
+pub(super) struct Root {
+    boot_source: Option<BootSource>,
+    drives: Option<Vec<Drive>>,
+    machine_config: Option<MachineConfig>,
+    network_interfaces: Option<Vec<NetworkInterface>>,
+    entropy: Option<Entropy>,
+    logger: Option<Logger>,
+    // Our own.
+    console: Option<Console>,
+    serial: Option<Console>,
+    id: Option<String>,
+    timeout: Option<String>,
+    grace: Option<String>,
+    on_reboot: Option<OnReboot>,
+    // Known, but not here.
+    balloon: Given,
+    cpu_config: Given,
+    memory_hotplug: Given,
+    metrics: Given,
+    mmds_config: Given,
+    pmem: Given,
+    vsock: Given,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct BootSource {
+    kernel_image_path: Option<PathBuf>,
+    initrd_path: Option<PathBuf>,
+    boot_args: Option<String>,
+    // Our own.
+    append_args: Option<Vec<String>>,
+    protocol: Option<BootProtocol>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Drive {
+    drive_id: Option<String>,
+    path_on_host: Option<PathBuf>,
+    is_root_device: Option<bool>,
+    is_read_only: Option<bool>,
+    partuuid: Option<String>,
+    /// Whether the guest may ask for a flush. It always may, which serves either wish.
+    #[serde(rename = "cache_type")]
+    _cache_type: Option<CacheType>,
+    io_engine: Option<IoEngine>,
+    #[serde(default)]
+    rate_limiter: Given,
+    #[serde(default)]
+    socket: Given,
+    // Our own.
+    serial: Option<String>,
+    format: Option<DiskFormat>,
+}
+
+#[derive(Deserialize)]
+enum CacheType {
+    Unsafe,
+    Writeback,
+}
+
+#[derive(Deserialize, PartialEq)]
+enum IoEngine {
+    Sync,
+    Async,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct MachineConfig {
+    vcpu_count: Option<u16>,
+    mem_size_mib: Option<u64>,
+    smt: Option<bool>,
+    cpu_template: Option<String>,
+    track_dirty_pages: Option<bool>,
+    huge_pages: Option<String>,
+    // Our own.
+    cores: Option<u16>,
+    threads: Option<u16>,
+    sockets: Option<u16>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct NetworkInterface {
+    iface_id: Option<String>,
+    host_dev_name: Option<String>,
+    guest_mac: Option<String>,
+    mtu: Option<u16>,
+    #[serde(default)]
+    rx_rate_limiter: Given,
+    #[serde(default)]
+    tx_rate_limiter: Given,
+    // Our own.
+    fd: Option<u16>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Entropy {
+    #[serde(default)]
+    rate_limiter: Given,
+    // Our own.
+    enabled: Option<bool>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Logger {
+    log_path: Option<PathBuf>,
+    level: Option<String>,
+    /// Each line has its level, whether it is asked for or not.
+    #[serde(rename = "show_level")]
+    _show_level: Option<bool>,
+    show_log_origin: Option<bool>,
+    module: Option<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Console {
+    #[serde(rename = "type")]
+    kind: ConsoleKind,
+    path: Option<PathBuf>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum ConsoleKind {
+    Off,
+    Stdio,
+    Pty,
+    File,
+    Socket,
+}
+
+/// Whether there is a value behind a key that can only be refused; null and an empty list are none.
+#[derive(Default)]
+struct Given(bool);
+
+impl<'de> Deserialize<'de> for Given {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        let value = serde_json::Value::deserialize(from)?;
+        Ok(Self(!value.is_null() && value.as_array().is_none_or(|list| !list.is_empty())))
+    }
+}
+
+impl Root {
+    pub(super) fn into_config(self) -> Result<VmConfig, FileError> {
+        self.refuse_unsupported()?;
+        let duration = |key: &str, text: Option<String>| {
+            text.map(|text| parse_duration(&text)).transpose().map_err(|source| value(key, source))
+        };
+        let mut config = VmConfig {
+            console: self.console.map(|it| it.into_target("console")).transpose()?,
+            serial: self.serial.map(|it| it.into_target("serial")).transpose()?,
+            id: self.id,
+            timeout: duration("timeout", self.timeout)?,
+            grace: duration("grace", self.grace)?,
+            on_reboot: self.on_reboot,
+            ..VmConfig::default()
+        };
+        if let Some(boot) = self.boot_source {
+            boot.put_into(&mut config);
+        }
+        if let Some(machine) = self.machine_config {
+            machine.put_into(&mut config)?;
+        }
+        for (index, drive) in self.drives.into_iter().flatten().enumerate() {
+            config.disks.push(drive.into_disk(&format!("drives[{index}]"))?);
+        }
+        for (index, net) in self.network_interfaces.into_iter().flatten().enumerate() {
+            config.nets.push(net.into_net(&format!("network-interfaces[{index}]"))?);
+        }
+        if let Some(entropy) = self.entropy {
+            unsupported(entropy.rate_limiter.0, "entropy.rate_limiter", RATE_LIMITER)?;
+            config.rng = Some(entropy.enabled.unwrap_or(true));
+        }
+        if let Some(logger) = self.logger {
+            logger.put_into(&mut config)?;
+        }
+        Ok(config)
+    }
+
+    fn refuse_unsupported(&self) -> Result<(), FileError> {
+        let no_device = "there is no such device; remove the key";
+        unsupported(self.balloon.0, "balloon", no_device)?;
+        unsupported(self.memory_hotplug.0, "memory-hotplug", no_device)?;
+        unsupported(self.pmem.0, "pmem", no_device)?;
+        unsupported(self.vsock.0, "vsock", no_device)?;
+        unsupported(self.cpu_config.0, "cpu-config", "guests see the host's processor")?;
+        unsupported(self.metrics.0, "metrics", "there are no metrics; remove the key")?;
+        unsupported(self.mmds_config.0, "mmds-config", "there is no metadata service")
+    }
+}
+
+const RATE_LIMITER: &str = "there are no rate limiters; remove the key";
+
+impl BootSource {
+    fn put_into(self, config: &mut VmConfig) {
+        config.kernel = self.kernel_image_path;
+        config.initrd = self.initrd_path;
+        config.boot = self.protocol;
+        config.cmdline = self.boot_args.map(CmdlineConfig::BootArgs);
+        config.append = self.append_args.unwrap_or_default();
+    }
+}
+
+impl MachineConfig {
+    fn put_into(self, config: &mut VmConfig) -> Result<(), FileError> {
+        let key = |name: &str| format!("machine-config.{name}");
+        let other_than_none = |text: Option<&str>| text.is_some_and(|text| text != "None");
+        let templates = "guests see the host's processor; use \"None\"";
+        unsupported(other_than_none(self.cpu_template.as_deref()), key("cpu_template"), templates)?;
+        let pages = "memory has pages of the usual size; use \"None\"";
+        unsupported(other_than_none(self.huge_pages.as_deref()), key("huge_pages"), pages)?;
+        let dirty = "there are no snapshots that would need it; use false";
+        unsupported(self.track_dirty_pages == Some(true), key("track_dirty_pages"), dirty)?;
+        if self.smt.is_some() && self.threads.is_some() {
+            let what = "smt and threads say the same: keep one";
+            return Err(FileError::Keys { key: "machine-config".to_owned(), what });
+        }
+        config.memory_bytes = match self.mem_size_mib {
+            Some(mib) => Some(mib.checked_mul(1 << 20).ok_or_else(|| {
+                value(key("mem_size_mib"), ValueError::TooLarge { text: mib.to_string() })
+            })?),
+            None => None,
+        };
+        config.cpus = self.cpus();
+        Ok(())
+    }
+
+    fn cpus(&self) -> Option<CpusConfig> {
+        let any = [self.vcpu_count, self.cores, self.threads, self.sockets];
+        any.iter().flatten().next()?;
+        let count = self.vcpu_count.unwrap_or(1);
+        // With smt, two threads share a core; a single one has it for itself.
+        let smt = (self.smt == Some(true) && count > 1).then_some(2);
+        let (cores, sockets) = (self.cores, self.sockets);
+        Some(CpusConfig { count, cores, threads: self.threads.or(smt), sockets })
+    }
+}
+
+impl Drive {
+    fn into_disk(self, place: &str) -> Result<DiskConfig, FileError> {
+        let key = |name: &str| format!("{place}.{name}");
+        unsupported(self.rate_limiter.0, key("rate_limiter"), RATE_LIMITER)?;
+        unsupported(self.socket.0, key("socket"), "there are no vhost-user disks")?;
+        let engine = self.io_engine == Some(IoEngine::Async);
+        unsupported(engine, key("io_engine"), "there is no asynchronous engine; use \"Sync\"")?;
+        let path = self.path_on_host.ok_or_else(|| FileError::Keys {
+            key: place.to_owned(),
+            what: "path_on_host is missing: add the path of the image",
+        })?;
+        Ok(DiskConfig {
+            path,
+            read_only: self.is_read_only,
+            id: self.drive_id,
+            serial: self.serial,
+            format: self.format,
+            root: self.is_root_device,
+            partuuid: self.partuuid,
+        })
+    }
+}
+
+impl NetworkInterface {
+    fn into_net(self, place: &str) -> Result<NetConfig, FileError> {
+        let key = |name: &str| format!("{place}.{name}");
+        unsupported(self.rx_rate_limiter.0, key("rx_rate_limiter"), RATE_LIMITER)?;
+        unsupported(self.tx_rate_limiter.0, key("tx_rate_limiter"), RATE_LIMITER)?;
+        let source = match (self.host_dev_name, self.fd) {
+            (Some(name), None) => NetSource::Tap(name),
+            (None, Some(fd)) => NetSource::Fd(fd.into()),
+            _ => {
+                let what = "say where it leads to: either host_dev_name or fd";
+                return Err(FileError::Keys { key: place.to_owned(), what });
+            }
+        };
+        let mac = self.guest_mac.map(|text| parse_mac(&text)).transpose();
+        let mac = mac.map_err(|source| value(key("guest_mac"), source))?;
+        Ok(NetConfig { source, mac, mtu: self.mtu, id: self.iface_id })
+    }
+}
+
+impl Logger {
+    fn put_into(self, config: &mut VmConfig) -> Result<(), FileError> {
+        let module = self.module.is_some();
+        unsupported(module, "logger.module", "lines are chosen by level only")?;
+        let origin = self.show_log_origin == Some(true);
+        unsupported(origin, "logger.show_log_origin", "lines do not tell; use false")?;
+        let level = self.level.map(|text| parse_level(&text)).transpose();
+        config.level = level.map_err(|source| value("logger.level", source))?;
+        config.log_path = self.log_path;
+        Ok(())
+    }
+}
+
+impl Console {
+    fn into_target(self, key: &str) -> Result<ConsoleTarget, FileError> {
+        let wrong = |what| Err(FileError::Keys { key: key.to_owned(), what });
+        match (self.kind, self.path) {
+            (ConsoleKind::Off, None) => Ok(ConsoleTarget::Off),
+            (ConsoleKind::Stdio, None) => Ok(ConsoleTarget::Stdio),
+            (ConsoleKind::Pty, None) => Ok(ConsoleTarget::Pty),
+            (ConsoleKind::File, Some(path)) => Ok(ConsoleTarget::File(path)),
+            (ConsoleKind::Socket, Some(path)) => Ok(ConsoleTarget::Socket(path)),
+            (ConsoleKind::File | ConsoleKind::Socket, None) => wrong("path is missing: add it"),
+            (_, Some(_)) => wrong("this type has no path: remove it"),
+        }
+    }
+}
+
+fn unsupported(given: bool, key: impl Into<String>, why: &'static str) -> Result<(), FileError> {
+    if given { Err(FileError::Unsupported { key: key.into(), why }) } else { Ok(()) }
+}
+
+fn value(key: impl Into<String>, source: ValueError) -> FileError {
+    FileError::Value { key: key.into(), source }
+}

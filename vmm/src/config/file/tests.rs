@@ -1,0 +1,285 @@
+use super::*;
+use crate::config::{
+    BootProtocol, CmdlineConfig, ConsoleTarget, CpusConfig, DiskConfig, DiskFormat, NetConfig,
+    NetSource, OnReboot,
+};
+use log::LevelFilter;
+use std::time::Duration;
+
+/// The message with its sources, as the user reads it.
+fn refusal(text: &str) -> String {
+    let error = parse(text.as_bytes()).unwrap_err();
+    match std::error::Error::source(&error) {
+        Some(source) => format!("{error}: {source}"),
+        None => error.to_string(),
+    }
+}
+
+/// A file as Firecracker's own tools write it: every key, unused ones null, all at their harmless values.
+const FIRECRACKER: &str = r#"{
+  "boot-source": {
+    "kernel_image_path": "vmlinux",
+    "boot_args": "console=ttyS0 reboot=k panic=1",
+    "initrd_path": null
+  },
+  "drives": [
+    {
+      "drive_id": "rootfs",
+      "partuuid": null,
+      "is_root_device": true,
+      "cache_type": "Unsafe",
+      "is_read_only": false,
+      "path_on_host": "rootfs.ext4",
+      "io_engine": "Sync",
+      "rate_limiter": null,
+      "socket": null
+    }
+  ],
+  "machine-config": {
+    "vcpu_count": 2,
+    "mem_size_mib": 1024,
+    "smt": false,
+    "cpu_template": "None",
+    "track_dirty_pages": false,
+    "huge_pages": "None"
+  },
+  "cpu-config": null,
+  "balloon": null,
+  "network-interfaces": [
+    {
+      "iface_id": "eth0",
+      "guest_mac": "06:00:AC:10:00:02",
+      "host_dev_name": "tap0",
+      "rx_rate_limiter": null,
+      "tx_rate_limiter": null
+    }
+  ],
+  "vsock": null,
+  "logger": {
+    "log_path": "fc.log",
+    "level": "Warning",
+    "show_level": true,
+    "show_log_origin": false,
+    "module": null
+  },
+  "metrics": null,
+  "mmds-config": null,
+  "entropy": { "rate_limiter": null },
+  "pmem": [],
+  "memory-hotplug": null
+}"#;
+
+#[test]
+fn a_firecracker_file_is_read_whole() {
+    let expected = VmConfig {
+        kernel: Some("vmlinux".into()),
+        cmdline: Some(CmdlineConfig::BootArgs("console=ttyS0 reboot=k panic=1".to_owned())),
+        disks: vec![DiskConfig {
+            path: "rootfs.ext4".into(),
+            read_only: Some(false),
+            id: Some("rootfs".to_owned()),
+            root: Some(true),
+            ..DiskConfig::default()
+        }],
+        cpus: Some(CpusConfig::new(2)),
+        memory_bytes: Some(1 << 30),
+        nets: vec![NetConfig {
+            source: NetSource::Tap("tap0".to_owned()),
+            mac: Some([0x06, 0, 0xac, 0x10, 0, 2]),
+            mtu: None,
+            id: Some("eth0".to_owned()),
+        }],
+        log_path: Some("fc.log".into()),
+        level: Some(LevelFilter::Warn),
+        rng: Some(true),
+        ..VmConfig::default()
+    };
+    assert_eq!(parse(FIRECRACKER.as_bytes()).unwrap(), expected);
+}
+
+#[test]
+fn our_own_keys_say_what_the_flags_can_say() {
+    let text = r#"{
+      "boot-source": {
+        "kernel_image_path": "k",
+        "initrd_path": "i",
+        "append_args": ["a", "b"],
+        "protocol": "pvh"
+      },
+      "drives": [{ "path_on_host": "d", "is_read_only": true, "serial": "S", "format": "raw" }],
+      "machine-config": { "vcpu_count": 8, "cores": 2, "threads": 2, "sockets": 2 },
+      "network-interfaces": [{ "fd": 7, "mtu": 1400 }],
+      "entropy": { "enabled": false },
+      "console": { "type": "socket", "path": "c" },
+      "serial": { "type": "file", "path": "s" },
+      "id": "box",
+      "timeout": "30s",
+      "grace": "500ms",
+      "on-reboot": "restart"
+    }"#;
+    let expected = VmConfig {
+        kernel: Some("k".into()),
+        initrd: Some("i".into()),
+        append: vec!["a".to_owned(), "b".to_owned()],
+        boot: Some(BootProtocol::Pvh),
+        disks: vec![DiskConfig {
+            path: "d".into(),
+            read_only: Some(true),
+            serial: Some("S".to_owned()),
+            format: Some(DiskFormat::Raw),
+            ..DiskConfig::default()
+        }],
+        cpus: Some(CpusConfig { count: 8, cores: Some(2), threads: Some(2), sockets: Some(2) }),
+        nets: vec![NetConfig { source: NetSource::Fd(7), mac: None, mtu: Some(1400), id: None }],
+        rng: Some(false),
+        console: Some(ConsoleTarget::Socket("c".into())),
+        serial: Some(ConsoleTarget::File("s".into())),
+        id: Some("box".to_owned()),
+        timeout: Some(Duration::from_secs(30)),
+        grace: Some(Duration::from_millis(500)),
+        on_reboot: Some(OnReboot::Restart),
+        ..VmConfig::default()
+    };
+    assert_eq!(parse(text.as_bytes()).unwrap(), expected);
+    assert_eq!(parse(b"{}").unwrap(), VmConfig::default());
+}
+
+#[test]
+fn what_does_not_exist_here_is_refused_by_name() {
+    for (text, key) in [
+        (r#"{"balloon": {"amount_mib": 1}}"#, "balloon"),
+        (r#"{"cpu-config": "template.json"}"#, "cpu-config"),
+        (r#"{"memory-hotplug": {"total_size_mib": 1024}}"#, "memory-hotplug"),
+        (r#"{"metrics": {"metrics_path": "m"}}"#, "metrics"),
+        (r#"{"mmds-config": {"network_interfaces": []}}"#, "mmds-config"),
+        (r#"{"pmem": [{"id": "p"}]}"#, "pmem"),
+        (r#"{"vsock": {"guest_cid": 3, "uds_path": "v"}}"#, "vsock"),
+        (r#"{"machine-config": {"cpu_template": "T2"}}"#, "machine-config.cpu_template"),
+        (r#"{"machine-config": {"huge_pages": "2M"}}"#, "machine-config.huge_pages"),
+        (r#"{"machine-config": {"track_dirty_pages": true}}"#, "machine-config.track_dirty_pages"),
+        (
+            r#"{"drives": [{"path_on_host": "a"}, {"path_on_host": "b", "rate_limiter": {}}]}"#,
+            "drives[1].rate_limiter",
+        ),
+        (r#"{"drives": [{"socket": "s"}]}"#, "drives[0].socket"),
+        (r#"{"drives": [{"io_engine": "Async"}]}"#, "drives[0].io_engine"),
+        (
+            r#"{"network-interfaces": [{"rx_rate_limiter": {"ops": null}}]}"#,
+            "network-interfaces[0].rx_rate_limiter",
+        ),
+        (
+            r#"{"network-interfaces": [{"tx_rate_limiter": {"ops": null}}]}"#,
+            "network-interfaces[0].tx_rate_limiter",
+        ),
+        (r#"{"entropy": {"rate_limiter": {}}}"#, "entropy.rate_limiter"),
+        (r#"{"logger": {"module": "m"}}"#, "logger.module"),
+        (r#"{"logger": {"show_log_origin": true}}"#, "logger.show_log_origin"),
+    ] {
+        let message = refusal(text);
+        assert!(message.starts_with(&format!("{key} is not supported: ")), "{message}");
+    }
+}
+
+#[test]
+fn an_unknown_key_names_itself_its_place_and_the_nearest() {
+    for (text, message) in [
+        ("{\n  \"drivs\": []\n}", "line 2, column 9: unknown key `drivs`; did you mean `drives`?"),
+        (
+            r#"{"boot_source": {}}"#,
+            "line 1, column 14: unknown key `boot_source`; did you mean `boot-source`?",
+        ),
+        (
+            r#"{"drives": [{"is_readonly": true}]}"#,
+            "line 1, column 26: unknown key `is_readonly`; did you mean `is_read_only`?",
+        ),
+        (r#"{"xyzzy": 1}"#, "line 1, column 8: unknown key `xyzzy`"),
+        (r#"{"`, expected `a\n": 1}"#, "line 1, column 19: unknown key ``, expected `a?`"),
+        (
+            r#"{"console": {"type": "off", "pth": "x"}}"#,
+            "line 1, column 33: unknown key `pth`; did you mean `path`?",
+        ),
+    ] {
+        assert_eq!(refusal(text), message);
+    }
+}
+
+#[test]
+fn what_has_the_wrong_shape_names_its_place() {
+    for (text, message) in [
+        ("", "line 1, column 0: EOF while parsing a value"),
+        ("{", "line 1, column 1: EOF while parsing an object"),
+        ("{} x", "line 1, column 4: trailing characters"),
+        (r#"{"id": 1}"#, "line 1, column 8: invalid type: integer `1`, expected a string"),
+        (r#"{"id": "a", "id": "b"}"#, "line 1, column 16: duplicate field `id`"),
+        (
+            r#"{"machine-config": {"vcpu_count": -1}}"#,
+            "line 1, column 36: invalid value: integer `-1`, expected u16",
+        ),
+        (
+            r#"{"on-reboot": "stop"}"#,
+            "line 1, column 20: unknown variant `stop`, expected `exit` or `restart`",
+        ),
+        (r#"{"console": {}}"#, "line 1, column 14: missing field `type`"),
+        (
+            r#"{"drives": [{"format": "qcow2"}]}"#,
+            "line 1, column 30: unknown variant `qcow2`, expected `raw`",
+        ),
+    ] {
+        assert_eq!(refusal(text), message);
+    }
+    assert!(parse(b"{\"id\": \"\xff\"}").is_err());
+    let deep = "[".repeat(100_000);
+    assert!(refusal(&format!("{{\"vsock\": {deep}")).contains("recursion limit"));
+}
+
+#[test]
+fn values_that_make_no_sense_name_their_key() {
+    for (text, message) in [
+        (r#"{"timeout": "5d"}"#, "timeout: \"5d\" is not a duration"),
+        (r#"{"grace": "x"}"#, "grace: \"x\" is not a duration"),
+        (
+            r#"{"machine-config": {"mem_size_mib": 18446744073709551615}}"#,
+            "machine-config.mem_size_mib: \"18446744073709551615\" is too large",
+        ),
+        (
+            r#"{"machine-config": {"smt": true, "threads": 2}}"#,
+            "machine-config: smt and threads say the same: keep one",
+        ),
+        (r#"{"drives": [{}]}"#, "drives[0]: path_on_host is missing"),
+        (r#"{"network-interfaces": [{}]}"#, "network-interfaces[0]: say where it leads to"),
+        (
+            r#"{"network-interfaces": [{"fd": 3, "host_dev_name": "t"}]}"#,
+            "network-interfaces[0]: say where it leads to",
+        ),
+        (
+            r#"{"network-interfaces": [{"fd": 3, "guest_mac": "01:00:00:00:00:00"}]}"#,
+            "network-interfaces[0].guest_mac: \"01:00:00:00:00:00\" is a multicast",
+        ),
+        (r#"{"logger": {"level": "loud"}}"#, "logger.level: level: \"loud\" is none of"),
+        (r#"{"console": {"type": "file"}}"#, "console: path is missing"),
+        (r#"{"serial": {"type": "pty", "path": "x"}}"#, "serial: this type has no path"),
+    ] {
+        let refused = refusal(text);
+        assert!(refused.starts_with(message), "{refused}");
+    }
+}
+
+#[test]
+fn smt_pairs_the_vcpus() {
+    let threads = |count: u16, smt: bool| {
+        let text = format!(r#"{{"machine-config": {{"vcpu_count": {count}, "smt": {smt}}}}}"#);
+        parse(text.as_bytes()).unwrap().cpus.unwrap().threads
+    };
+    assert_eq!(threads(4, true), Some(2));
+    assert_eq!(threads(4, false), None);
+    assert_eq!(threads(1, true), None);
+}
+
+#[test]
+fn files_are_bounded_and_must_exist() {
+    assert!(matches!(read(Path::new("/dev/zero")), Err(FileError::TooLarge)));
+    assert!(matches!(read(Path::new("/nowhere/vm.json")), Err(FileError::Read(_))));
+    assert!(matches!(read(Path::new("/")), Err(FileError::Read(_))));
+    let empty = VmConfig::from_file(Path::new("/dev/null")).unwrap_err();
+    assert_eq!(empty.to_string(), "config file \"/dev/null\"");
+}

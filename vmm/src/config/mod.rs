@@ -1,0 +1,166 @@
+//! What the user wants: from flags and files to a plan.
+//!
+//! [`VmConfig`] is what was said, with everything optional. [`Plan`] is what will be built: every default
+//! filled in, every check that needs no device done. Nothing here opens a disk, a kernel or /dev/kvm.
+
+mod cmdline;
+mod console;
+mod cpus;
+mod disk;
+mod error;
+mod file;
+mod id;
+mod nearest;
+mod net;
+mod paths;
+mod plan;
+mod value;
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use clap::ValueEnum;
+use log::LevelFilter;
+use serde::{Deserialize, Serialize};
+
+pub use cmdline::{CMDLINE_MAX, CmdlineConfig};
+pub use console::{ConsoleTarget, SOCKET_PATH_MAX};
+pub use cpus::{Cpus, CpusConfig};
+pub use disk::{DiskConfig, DiskFormat, DiskPlan, SERIAL_MAX};
+pub use error::ConfigError;
+pub use file::FileError;
+pub use id::{ID_MAX, Kind};
+pub use net::{MTU, NetConfig, NetPlan, NetSource, TAP_NAME_MAX};
+pub use plan::{LogPlan, MAX_VIRTIO_DEVICES, MEMORY_MAX, MEMORY_MIN, Plan};
+pub use value::{ValueError, parse_duration, parse_mac, parse_size};
+
+/// How the kernel is entered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum BootProtocol {
+    /// PVH when the kernel file offers it, else the 64-bit Linux entry
+    #[default]
+    Auto,
+    /// The 64-bit Linux entry
+    Linux64,
+    /// The PVH entry
+    Pvh,
+}
+
+/// What a reboot of the guest does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum OnReboot {
+    /// It ends the run
+    #[default]
+    Exit,
+    /// The machine starts again
+    Restart,
+}
+
+/// What the user said, in flags or in a file.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct VmConfig {
+    /// The kernel's file.
+    pub kernel: Option<PathBuf>,
+    /// The initial file system's file.
+    pub initrd: Option<PathBuf>,
+    /// How the kernel is entered.
+    pub boot: Option<BootProtocol>,
+    /// A command line in place of the default one.
+    pub cmdline: Option<CmdlineConfig>,
+    /// Words added to the command line, in order.
+    pub append: Vec<String>,
+    /// The processors.
+    pub cpus: Option<CpusConfig>,
+    /// Guest memory in bytes.
+    pub memory_bytes: Option<u64>,
+    /// The disks, in order.
+    pub disks: Vec<DiskConfig>,
+    /// The network cards, in order.
+    pub nets: Vec<NetConfig>,
+    /// Where the virtio console leads to.
+    pub console: Option<ConsoleTarget>,
+    /// Where the serial port leads to.
+    pub serial: Option<ConsoleTarget>,
+    /// Whether there is an entropy device.
+    pub rng: Option<bool>,
+    /// The machine's name.
+    pub id: Option<String>,
+    /// How long the machine may run.
+    pub timeout: Option<Duration>,
+    /// How long the guest may take to power off when it is told to.
+    pub grace: Option<Duration>,
+    /// What a reboot of the guest does.
+    pub on_reboot: Option<OnReboot>,
+    /// The log's file.
+    pub log_path: Option<PathBuf>,
+    /// How much is logged.
+    pub level: Option<LevelFilter>,
+}
+
+impl VmConfig {
+    /// Reads a configuration file.
+    ///
+    /// # Errors
+    /// [`ConfigError::File`] with the file's name, the place in it, and what is wrong there.
+    pub fn from_file(path: &Path) -> Result<Self, ConfigError> {
+        file::read(path).map_err(|source| ConfigError::File { path: path.to_owned(), source })
+    }
+
+    /// Reads the text of a configuration file.
+    ///
+    /// # Errors
+    /// [`FileError`] with the place in the text and what is wrong there.
+    pub fn from_json(text: &[u8]) -> Result<Self, FileError> {
+        file::parse(text)
+    }
+
+    /// This configuration with what `over` says: its values replace, its lists are appended.
+    #[must_use]
+    pub fn overridden_by(self, over: Self) -> Self {
+        Self {
+            kernel: over.kernel.or(self.kernel),
+            initrd: over.initrd.or(self.initrd),
+            boot: over.boot.or(self.boot),
+            cmdline: over.cmdline.or(self.cmdline),
+            append: [self.append, over.append].concat(),
+            cpus: over.cpus.or(self.cpus),
+            memory_bytes: over.memory_bytes.or(self.memory_bytes),
+            disks: [self.disks, over.disks].concat(),
+            nets: [self.nets, over.nets].concat(),
+            console: over.console.or(self.console),
+            serial: over.serial.or(self.serial),
+            rng: over.rng.or(self.rng),
+            id: over.id.or(self.id),
+            timeout: over.timeout.or(self.timeout),
+            grace: over.grace.or(self.grace),
+            on_reboot: over.on_reboot.or(self.on_reboot),
+            log_path: over.log_path.or(self.log_path),
+            level: over.level.or(self.level),
+        }
+    }
+}
+
+/// Reads off, error, warn (or warning), info, debug or trace, in any case.
+///
+/// # Errors
+/// [`ValueError::Word`].
+pub fn parse_level(text: &str) -> Result<LevelFilter, ValueError> {
+    match text.to_ascii_lowercase().as_str() {
+        "off" => Ok(LevelFilter::Off),
+        "error" => Ok(LevelFilter::Error),
+        "warn" | "warning" => Ok(LevelFilter::Warn),
+        "info" => Ok(LevelFilter::Info),
+        "debug" => Ok(LevelFilter::Debug),
+        "trace" => Ok(LevelFilter::Trace),
+        _ => Err(ValueError::Word {
+            what: "level",
+            text: text.to_owned(),
+            known: "off, error, warn, info, debug, trace",
+        }),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,182 @@
+//! The plan: a machine described without a gap and without a contradiction.
+//!
+//! Whoever holds a [`Plan`] need not check it again. What only opening can tell (whether a file exists, what
+//! the host's KVM can do) is told by whoever opens it; so a dry run also works where the files are not.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use log::LevelFilter;
+use serde::{Serialize, Serializer};
+
+use super::console::ConsoleTarget;
+use super::cpus::Cpus;
+use super::disk::DiskPlan;
+use super::error::ConfigError;
+use super::net::NetPlan;
+use super::{BootProtocol, OnReboot, VmConfig, cmdline, console, cpus, disk, id, net, paths};
+
+/// Virtio devices of a machine: each has an interrupt line of its own. The I/O APIC leaves 19 lines to
+/// devices; two of them are kept for those that the machine may have by itself.
+pub const MAX_VIRTIO_DEVICES: usize = 17;
+
+/// Least guest memory in bytes: a small kernel with its initrd and the tables of the machine.
+pub const MEMORY_MIN: u64 = 32 << 20;
+/// Most guest memory in bytes: with the hole below 4 GiB it still ends within 47 bits, which is what a
+/// process can map. The host's processor may have fewer; KVM says so when the memory is handed to it.
+pub const MEMORY_MAX: u64 = 64 << 40;
+
+/// Guest memory when nothing is said: enough for a distribution's kernel to unpack its initrd.
+const MEMORY_DEFAULT: u64 = 512 << 20;
+/// The machine's name when nothing is said.
+const ID_DEFAULT: &str = "vm";
+/// Long enough for services to stop, short enough for a person to wait.
+const GRACE_DEFAULT: Duration = Duration::from_secs(10);
+/// Quiet unless something needs attention: the terminal belongs to the guest.
+const LEVEL_DEFAULT: LevelFilter = LevelFilter::Warn;
+
+/// A machine to build. `Serialize` is the output of `--dry-run`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Plan {
+    /// The machine's name: well-formed as an id.
+    pub id: String,
+    /// The kernel's file.
+    #[serde(serialize_with = "path_as_text")]
+    pub kernel: PathBuf,
+    /// The initial file system's file.
+    #[serde(serialize_with = "optional_path_as_text")]
+    pub initrd: Option<PathBuf>,
+    /// How the kernel is entered.
+    pub boot: BootProtocol,
+    /// The kernel command line, at most [`super::CMDLINE_MAX`] bytes, without control characters.
+    pub cmdline: String,
+    /// The processors.
+    pub cpus: Cpus,
+    /// Guest memory in bytes: a multiple of 1 MiB from [`MEMORY_MIN`] to [`MEMORY_MAX`].
+    pub memory_bytes: u64,
+    /// The disks; the one with the root file system comes first.
+    pub disks: Vec<DiskPlan>,
+    /// The network cards.
+    pub nets: Vec<NetPlan>,
+    /// Where the virtio console leads to.
+    pub console: ConsoleTarget,
+    /// Where the serial port leads to.
+    pub serial: ConsoleTarget,
+    /// Whether there is an entropy device.
+    pub rng: bool,
+    /// How long the machine may run; above zero.
+    #[serde(rename = "timeout_ms", serialize_with = "optional_milliseconds")]
+    pub timeout: Option<Duration>,
+    /// How long the guest may take to power off when it is told to; zero means not at all.
+    #[serde(rename = "grace_ms", serialize_with = "milliseconds")]
+    pub grace: Duration,
+    /// What a reboot of the guest does.
+    pub on_reboot: OnReboot,
+    /// The log.
+    pub log: LogPlan,
+}
+
+/// Where log lines go, and which.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct LogPlan {
+    /// The file; standard error without one.
+    #[serde(serialize_with = "optional_path_as_text")]
+    pub path: Option<PathBuf>,
+    /// The least severe level that is logged.
+    #[serde(serialize_with = "level_as_text")]
+    pub level: LevelFilter,
+}
+
+impl Plan {
+    /// Fills in every default and checks everything that can be checked without opening anything.
+    ///
+    /// # Errors
+    /// The first thing that is wrong, with what to do about it.
+    pub fn resolve(config: VmConfig) -> Result<Self, ConfigError> {
+        let kernel = config.kernel.ok_or(ConfigError::NoKernel)?;
+        let id = config.id.unwrap_or_else(|| ID_DEFAULT.to_owned());
+        id::check("id", &id)?;
+        let cpus = cpus::resolve(config.cpus)?;
+        let memory_bytes = resolve_memory(config.memory_bytes)?;
+        let (disks, root) = disk::resolve(config.disks)?;
+        let nets = net::resolve(&id, config.nets)?;
+        let (console, serial) = console::resolve(config.console, config.serial)?;
+        let consoles = (&console, &serial);
+        let cmdline = cmdline::resolve(config.cmdline, &config.append, consoles, root.as_ref())?;
+        if config.timeout.is_some_and(|timeout| timeout.is_zero()) {
+            return Err(ConfigError::NoTime);
+        }
+        let plan = Self {
+            id,
+            kernel,
+            initrd: config.initrd,
+            boot: config.boot.unwrap_or_default(),
+            cmdline,
+            cpus,
+            memory_bytes,
+            disks,
+            nets,
+            console,
+            serial,
+            rng: config.rng.unwrap_or(true),
+            timeout: config.timeout,
+            grace: config.grace.unwrap_or(GRACE_DEFAULT),
+            on_reboot: config.on_reboot.unwrap_or_default(),
+            log: LogPlan { path: config.log_path, level: config.level.unwrap_or(LEVEL_DEFAULT) },
+        };
+        plan.check_device_count()?;
+        paths::check(&plan)?;
+        Ok(plan)
+    }
+
+    /// The plan as the JSON text that `--dry-run` prints, with a final newline.
+    #[must_use]
+    pub fn json(&self) -> String {
+        // Strings and numbers under fixed keys: the serializer has nothing to refuse.
+        serde_json::to_string_pretty(self).unwrap_or_else(|error| error.to_string()) + "\n"
+    }
+
+    fn check_device_count(&self) -> Result<(), ConfigError> {
+        let console = usize::from(self.console != ConsoleTarget::Off);
+        let count = self.disks.len() + self.nets.len() + console + usize::from(self.rng);
+        if count > MAX_VIRTIO_DEVICES {
+            return Err(ConfigError::TooManyDevices { count, max: MAX_VIRTIO_DEVICES });
+        }
+        Ok(())
+    }
+}
+
+fn resolve_memory(bytes: Option<u64>) -> Result<u64, ConfigError> {
+    match bytes.unwrap_or(MEMORY_DEFAULT) {
+        bytes @ ..MEMORY_MIN => Err(ConfigError::MemoryTooSmall { bytes }),
+        bytes if bytes > MEMORY_MAX => Err(ConfigError::MemoryTooLarge { bytes }),
+        bytes if bytes % (1 << 20) != 0 => Err(ConfigError::MemoryUneven { bytes }),
+        bytes => Ok(bytes),
+    }
+}
+
+/// A path that is not UTF-8 is shown as well as it can be: the text is for people and tests.
+pub(super) fn path_as_text<S: Serializer>(path: &Path, to: S) -> Result<S::Ok, S::Error> {
+    to.collect_str(&path.display())
+}
+
+#[expect(clippy::ref_option, reason = "the signature is serde's")]
+fn optional_path_as_text<S: Serializer>(path: &Option<PathBuf>, to: S) -> Result<S::Ok, S::Error> {
+    path.as_ref().map(|path| path.to_string_lossy()).serialize(to)
+}
+
+fn milliseconds<S: Serializer>(time: &Duration, to: S) -> Result<S::Ok, S::Error> {
+    time.as_millis().serialize(to)
+}
+
+#[expect(clippy::ref_option, reason = "the signature is serde's")]
+fn optional_milliseconds<S: Serializer>(time: &Option<Duration>, to: S) -> Result<S::Ok, S::Error> {
+    time.map(|time| time.as_millis()).serialize(to)
+}
+
+fn level_as_text<S: Serializer>(level: &LevelFilter, to: S) -> Result<S::Ok, S::Error> {
+    to.serialize_str(&level.as_str().to_ascii_lowercase())
+}
+
+#[cfg(test)]
+mod tests;

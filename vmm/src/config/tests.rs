@@ -1,0 +1,66 @@
+use super::*;
+
+/// A configuration that says everything, different for each `tag`.
+fn full(tag: u16) -> VmConfig {
+    let text = |name: &str| format!("{name}{tag}");
+    let path = |name: &str| PathBuf::from(text(name));
+    let odd = tag % 2 == 1;
+    VmConfig {
+        kernel: Some(path("kernel")),
+        initrd: Some(path("initrd")),
+        boot: Some(if odd { BootProtocol::Pvh } else { BootProtocol::Linux64 }),
+        cmdline: Some(CmdlineConfig::Exact(text("cmdline"))),
+        append: vec![text("append")],
+        cpus: Some(CpusConfig::new(tag)),
+        memory_bytes: Some(tag.into()),
+        disks: vec![text("disk").parse().unwrap()],
+        nets: vec![text("tap=tap").parse().unwrap()],
+        console: Some(ConsoleTarget::File(path("console"))),
+        serial: Some(ConsoleTarget::File(path("serial"))),
+        rng: Some(odd),
+        id: Some(text("id")),
+        timeout: Some(Duration::from_secs(tag.into())),
+        grace: Some(Duration::from_secs(tag.into())),
+        on_reboot: Some(if odd { OnReboot::Exit } else { OnReboot::Restart }),
+        log_path: Some(path("log")),
+        level: Some(if odd { LevelFilter::Info } else { LevelFilter::Debug }),
+    }
+}
+
+#[test]
+fn values_replace_and_lists_are_appended() {
+    let (below, over) = (full(1), full(2));
+    let merged = below.clone().overridden_by(over.clone());
+    let expected = VmConfig {
+        append: vec!["append1".to_owned(), "append2".to_owned()],
+        disks: [below.disks, over.disks.clone()].concat(),
+        nets: [below.nets, over.nets.clone()].concat(),
+        ..over
+    };
+    assert_eq!(merged, expected);
+}
+
+#[test]
+fn what_is_not_said_changes_nothing() {
+    assert_eq!(full(1).overridden_by(VmConfig::default()), full(1));
+    assert_eq!(VmConfig::default().overridden_by(full(1)), full(1));
+}
+
+#[test]
+fn levels() {
+    for (text, level) in [
+        ("off", LevelFilter::Off),
+        ("Error", LevelFilter::Error),
+        ("warn", LevelFilter::Warn),
+        ("Warning", LevelFilter::Warn),
+        ("INFO", LevelFilter::Info),
+        ("debug", LevelFilter::Debug),
+        ("trace", LevelFilter::Trace),
+    ] {
+        assert_eq!(parse_level(text), Ok(level));
+    }
+    assert_eq!(
+        parse_level("inof").unwrap_err().to_string(),
+        "level: \"inof\" is none of off, error, warn, info, debug, trace; did you mean \"info\"?"
+    );
+}

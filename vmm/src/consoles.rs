@@ -1,0 +1,125 @@
+//! The consoles of a machine: opened once, kept over reboots, closed at the end.
+//!
+//! What a console does is `devices::backend::console`'s; here is who shares one, and what leads where.
+
+use std::time::Duration;
+
+use devices::backend::console::{
+    Console, ConsoleError, ConsoleEvent, ConsolePort, ConsoleSource, Stage,
+};
+use devices::event::Interest;
+
+use crate::config::{ConsoleTarget, Plan};
+use crate::end::{EndReason, Ending};
+use crate::event_loop::{EventLoop, LoopSource, Next};
+
+/// How long slow readers get for the rest of the output when the machine has ended.
+const PATIENCE: Duration = Duration::from_millis(500);
+
+/// Both consoles of a machine. Dropped, they are closed and the terminal is as it was.
+pub struct Consoles {
+    open: Vec<Console>,
+    serial: Option<ConsolePort>,
+    virtio: Option<ConsolePort>,
+}
+
+impl Consoles {
+    /// Opens what `plan` says and serves it on `event_loop`. The path of a pseudo-terminal is printed on
+    /// stderr.
+    ///
+    /// # Errors
+    /// [`ConsoleError`].
+    pub fn open(
+        plan: &Plan,
+        event_loop: &mut EventLoop,
+        ending: &Ending,
+    ) -> Result<Self, ConsoleError> {
+        let mut consoles = Self { open: Vec::with_capacity(2), serial: None, virtio: None };
+        if let Some(console) = open("serial", &plan.serial)? {
+            consoles.serial = Some(console.port(Stage::Early)?);
+            consoles.open.push(console);
+        }
+        // A terminal can serve both: the serial port until the virtio console speaks.
+        let shares = plan.serial == ConsoleTarget::Stdio && plan.console == ConsoleTarget::Stdio;
+        if shares {
+            let terminal = consoles.open.first();
+            consoles.virtio = terminal.map(|console| console.port(Stage::Late)).transpose()?;
+        } else if let Some(console) = open("console", &plan.console)? {
+            consoles.virtio = Some(console.port(Stage::Late)?);
+            consoles.open.push(console);
+        }
+        for console in &consoles.open {
+            event_loop.add(Box::new(OnLoop::new(console.clone(), ending)));
+        }
+        Ok(consoles)
+    }
+
+    /// Where the serial port leads to.
+    #[must_use]
+    pub fn serial(&self) -> Option<&ConsolePort> {
+        self.serial.as_ref()
+    }
+
+    /// Where the virtio console leads to.
+    #[must_use]
+    pub fn virtio(&self) -> Option<&ConsolePort> {
+        self.virtio.as_ref()
+    }
+
+    /// What to do when the terminal has changed its size, or was given back to this process.
+    #[must_use]
+    pub fn on_terminal_change(&self) -> Box<dyn FnMut() + Send> {
+        let open = self.open.clone();
+        Box::new(move || open.iter().for_each(Console::resumed))
+    }
+}
+
+impl Drop for Consoles {
+    fn drop(&mut self) {
+        for console in &self.open {
+            console.close(PATIENCE);
+        }
+    }
+}
+
+fn open(name: &str, target: &ConsoleTarget) -> Result<Option<Console>, ConsoleError> {
+    let console = match target {
+        ConsoleTarget::Off => return Ok(None),
+        ConsoleTarget::Stdio => Console::stdio()?,
+        ConsoleTarget::Pty => Console::pty()?,
+        ConsoleTarget::File(path) => Console::file(path)?,
+        ConsoleTarget::Socket(path) => Console::socket(path)?,
+    };
+    if let Some(path) = console.pty_path() {
+        eprintln!("vmm: {name} is at {}", path.display());
+    }
+    Ok(Some(console))
+}
+
+/// Serves a source of `devices` on our loop.
+pub struct OnLoop<S> {
+    source: S,
+    ending: Ending,
+}
+
+impl<S: ConsoleSource> OnLoop<S> {
+    /// Serves `source`; a person who wants to quit is reported to `ending`.
+    #[must_use]
+    pub fn new(source: S, ending: &Ending) -> Self {
+        Self { source, ending: ending.clone() }
+    }
+}
+
+impl<S: ConsoleSource> LoopSource for OnLoop<S> {
+    fn interests(&self) -> Vec<Interest> {
+        self.source.interests()
+    }
+
+    fn handle(&mut self, token: u16) -> Next {
+        match self.source.handle(token) {
+            Some(ConsoleEvent::Quit) => self.ending.report(EndReason::Quit),
+            None => {}
+        }
+        Next::Keep
+    }
+}

@@ -1,0 +1,204 @@
+//! What a vCPU starts with: `arch`'s values, converted to KVM's structures and set.
+
+use arch::registers::{BootRegisters, FPU, Segment, SpecialRegisters, Table};
+use arch::{cpuid, msr};
+use kvm_bindings::{
+    CpuId, KVM_CPUID_FLAG_SIGNIFCANT_INDEX, Msrs, kvm_cpuid_entry2, kvm_dtable, kvm_fpu,
+    kvm_msr_entry, kvm_regs, kvm_segment, kvm_sregs,
+};
+use kvm_ioctls::VcpuFd;
+
+use crate::kvm::KvmError;
+
+/// Offset of the local vector table's entries for the two local interrupt pins (SDM volume 3, 11.4.1).
+const LVT_LINT0: usize = 0x350;
+const LVT_LINT1: usize = 0x360;
+/// Delivery modes of a local vector (SDM volume 3, 11.5.1).
+const MODE_NMI: u32 = 0b100 << 8;
+const MODE_EXTINT: u32 = 0b111 << 8;
+const MODE_MASK: u32 = 0b111 << 8;
+
+/// Why a vCPU cannot be set up.
+#[derive(Debug, thiserror::Error)]
+pub enum VcpuError {
+    /// KVM refused a call.
+    #[error(transparent)]
+    Kvm(#[from] KvmError),
+    /// The CPU features cannot be shown to a guest.
+    #[error("the host's CPU features cannot be shown to a guest")]
+    Cpuid(#[from] cpuid::CpuidError),
+    /// A register that nothing works without.
+    #[error("this KVM refuses model-specific register {index:#x}")]
+    Msr {
+        /// Its number.
+        index: u32,
+    },
+}
+
+/// What every vCPU of a machine starts with.
+pub struct BootState {
+    cpuid: Vec<cpuid::CpuidEntry>,
+    topology: arch::Topology,
+    boot: BootRegisters,
+}
+
+impl BootState {
+    /// The state of a machine whose first vCPU starts with `boot`, made from what the host supports.
+    ///
+    /// # Errors
+    /// [`VcpuError::Cpuid`].
+    pub fn new(
+        supported: &CpuId,
+        facts: &cpuid::CpuFacts,
+        boot: BootRegisters,
+    ) -> Result<Self, VcpuError> {
+        let mut cpuid: Vec<_> = supported.as_slice().iter().map(from_kvm).collect();
+        cpuid::configure(&mut cpuid, facts)?;
+        Ok(Self { cpuid, topology: facts.topology, boot })
+    }
+
+    /// Sets all registers of vCPU `index`.
+    ///
+    /// # Errors
+    /// [`VcpuError`].
+    pub fn apply(&mut self, fd: &VcpuFd, index: u16) -> Result<(), VcpuError> {
+        cpuid::set_cpu(&mut self.cpuid, &self.topology, index)?;
+        let entries: Vec<_> = self.cpuid.iter().map(to_kvm).collect();
+        let entries = CpuId::from_entries(&entries).map_err(|_| too_many("CPUID entries"))?;
+        fd.set_cpuid2(&entries).map_err(KvmError::call("set CPUID"))?;
+        set_msrs(fd)?;
+        if index == 0 {
+            set_registers(fd, &self.boot)?;
+        }
+        let fpu = kvm_fpu { fcw: FPU.fcw, mxcsr: FPU.mxcsr, ..Default::default() };
+        fd.set_fpu(&fpu).map_err(KvmError::call("set the floating-point registers"))?;
+        set_local_interrupts(fd)
+    }
+}
+
+/// KVM stops at the first register that it refuses; one that is not required is stepped over.
+fn set_msrs(fd: &VcpuFd) -> Result<(), VcpuError> {
+    let mut rest = msr::boot_msrs();
+    while !rest.is_empty() {
+        let entries: Vec<_> = rest
+            .iter()
+            .map(|m| kvm_msr_entry { index: m.index, data: m.value, ..Default::default() })
+            .collect();
+        let entries = Msrs::from_entries(&entries).map_err(|_| too_many("registers"))?;
+        let done = fd.set_msrs(&entries).map_err(KvmError::call("set model-specific registers"))?;
+        match rest.get(done) {
+            Some(refused) if refused.required => {
+                return Err(VcpuError::Msr { index: refused.index });
+            }
+            Some(refused) => log::debug!("this KVM refuses register {:#x}", refused.index),
+            None => {}
+        }
+        rest = rest.get(done + 1..).unwrap_or_default();
+    }
+    Ok(())
+}
+
+fn set_registers(fd: &VcpuFd, boot: &BootRegisters) -> Result<(), VcpuError> {
+    let mut sregs = fd.get_sregs().map_err(KvmError::call("read the special registers"))?;
+    set_special(&mut sregs, &boot.special);
+    fd.set_sregs(&sregs).map_err(KvmError::call("set the special registers"))?;
+    let general = &boot.general;
+    let regs = kvm_regs {
+        rip: general.rip,
+        rsp: general.rsp,
+        rbp: general.rbp,
+        rsi: general.rsi,
+        rbx: general.rbx,
+        rflags: general.rflags,
+        ..Default::default()
+    };
+    fd.set_regs(&regs).map_err(KvmError::call("set the registers"))?;
+    Ok(())
+}
+
+/// As firmware leaves a PC's processors: LINT0 takes the PIC's interrupts, LINT1 is the NMI pin.
+fn set_local_interrupts(fd: &VcpuFd) -> Result<(), VcpuError> {
+    let mut lapic = fd.get_lapic().map_err(KvmError::call("read the local APIC"))?;
+    for (register, mode) in [(LVT_LINT0, MODE_EXTINT), (LVT_LINT1, MODE_NMI)] {
+        let bytes = lapic.regs.get_mut(register..register + 4).unwrap_or_default();
+        let mut value = [0; 4];
+        for (to, from) in value.iter_mut().zip(bytes.iter()) {
+            *to = from.to_le_bytes()[0];
+        }
+        let value = (u32::from_le_bytes(value) & !MODE_MASK | mode).to_le_bytes();
+        for (to, from) in bytes.iter_mut().zip(value) {
+            *to = std::ffi::c_char::from_le_bytes([from]);
+        }
+    }
+    fd.set_lapic(&lapic).map_err(KvmError::call("set the local APIC"))?;
+    Ok(())
+}
+
+fn set_special(to: &mut kvm_sregs, from: &SpecialRegisters) {
+    to.cs = segment(&from.cs);
+    to.ds = segment(&from.ds);
+    to.es = segment(&from.es);
+    to.fs = segment(&from.fs);
+    to.gs = segment(&from.gs);
+    to.ss = segment(&from.ss);
+    to.tr = segment(&from.tr);
+    to.ldt = segment(&from.ldt);
+    to.gdt = table(from.gdt);
+    to.idt = table(from.idt);
+    to.cr0 = from.cr0;
+    to.cr3 = from.cr3;
+    to.cr4 = from.cr4;
+    to.efer = from.efer;
+}
+
+fn segment(from: &Segment) -> kvm_segment {
+    kvm_segment {
+        base: from.base,
+        limit: from.limit,
+        selector: from.selector,
+        type_: from.type_,
+        present: from.present,
+        dpl: from.dpl,
+        db: from.db,
+        s: from.s,
+        l: from.l,
+        g: from.g,
+        avl: from.avl,
+        unusable: from.unusable,
+        padding: 0,
+    }
+}
+
+fn table(from: Table) -> kvm_dtable {
+    kvm_dtable { base: from.base, limit: from.limit, padding: [0; 3] }
+}
+
+fn from_kvm(from: &kvm_cpuid_entry2) -> cpuid::CpuidEntry {
+    cpuid::CpuidEntry {
+        function: from.function,
+        index: from.index,
+        significant_index: from.flags & KVM_CPUID_FLAG_SIGNIFCANT_INDEX != 0,
+        eax: from.eax,
+        ebx: from.ebx,
+        ecx: from.ecx,
+        edx: from.edx,
+    }
+}
+
+fn to_kvm(from: &cpuid::CpuidEntry) -> kvm_cpuid_entry2 {
+    kvm_cpuid_entry2 {
+        function: from.function,
+        index: from.index,
+        flags: if from.significant_index { KVM_CPUID_FLAG_SIGNIFCANT_INDEX } else { 0 },
+        eax: from.eax,
+        ebx: from.ebx,
+        ecx: from.ecx,
+        edx: from.edx,
+        padding: [0; 3],
+    }
+}
+
+/// A list that does not fit KVM's structures, which has room for far more than exists.
+fn too_many(what: &'static str) -> KvmError {
+    KvmError::Call { what, source: std::io::Error::from_raw_os_error(libc::E2BIG) }
+}
