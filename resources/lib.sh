@@ -199,7 +199,7 @@ insert() {
 # lib/modules/wanted. They lose their
 # signatures, which no guest of ours demands and which take long to verify in an emulated processor.
 plant_modules() {
-    local tree=$1 base=$2 dir=$2/lib/modules/${1##*/} order file
+    local tree=$1 base=$2 dir=$2/lib/modules/${1##*/} order file names=()
     shift 2
     order=$(insertion_order "$tree" "$@")
     mkdir -p "$dir"
@@ -212,7 +212,9 @@ plant_modules() {
             *.gz) gzip -d "$file" ;;
         esac
         strip --strip-debug "${file%.[xzg]*}"
+        file=${file##*/}
+        names+=("${file%%.*}")
     done
-    printf '%s\n' "$*" >"$base/lib/modules/wanted"
+    printf '%s\n' "${names[*]}" >"$base/lib/modules/wanted"
     "$(busybox)" depmod -b "$base" "${tree##*/}"
 }

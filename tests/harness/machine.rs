@@ -222,14 +222,25 @@ impl Machine {
         fs::read_dir(format!("/proc/{}/fd", self.pid())).map_or(0, Iterator::count)
     }
 
-    /// Memory that only this process has, in bytes, without the guest's RAM if that is untouched.
+    /// Memory that only this process has, in bytes, without the guest's RAM.
     #[must_use]
     pub fn own_memory(&self) -> u64 {
-        let path = format!("/proc/{}/smaps_rollup", self.pid());
+        /// Mappings from this size on are RAM.
+        const SMALLEST_GUEST_KIB: u64 = 32 << 10;
+        let path = format!("/proc/{}/smaps", self.pid());
         let text = fs::read_to_string(path).unwrap_or_default();
-        let private = text.lines().filter(|line| line.starts_with("Private_"));
-        let kib = private.filter_map(|line| line.split_whitespace().nth(1)?.parse::<u64>().ok());
-        kib.sum::<u64>() << 10
+        let (mut kib, mut is_ram) = (0, false);
+        for line in text.lines() {
+            let mut words = line.split_whitespace();
+            let name = words.next().unwrap_or_default();
+            let value = words.next().and_then(|word| word.parse::<u64>().ok()).unwrap_or(0);
+            match name {
+                "Size:" => is_ram = value >= SMALLEST_GUEST_KIB,
+                "Private_Clean:" | "Private_Dirty:" if !is_ram => kib += value,
+                _ => {}
+            }
+        }
+        kib << 10
     }
 
     /// How many threads the process has.

@@ -119,6 +119,13 @@ impl Tap {
         interface_ioctl(libc::SIOCSIFMTU, &mut request).unwrap_or_else(|e| panic!("mtu: {e}"));
     }
 
+    /// Changes how many frames wait for a slow reader.
+    pub fn set_queue_len(&self, frames: i32) {
+        let mut request = request(self.name);
+        request.ifr_ifru.ifru_metric = frames;
+        interface_ioctl(libc::SIOCSIFTXQLEN, &mut request).unwrap_or_else(|e| panic!("queue: {e}"));
+    }
+
     /// Removes the interface while somebody uses it.
     pub fn delete(&self) {
         delete_interface(self.name).unwrap_or_else(|e| panic!("removal of {}: {e}", self.name));

@@ -146,8 +146,7 @@ pub const COM1_PORT: u16 = 0x3f8;
 /// pvpanic, at the port where QEMU's ISA device has it.
 pub const PVPANIC_PORT: u16 = 0x505;
 
-/// Power management, at ports that no PC device claims. Each register is one byte, so a reset by a
-/// stray word write is not possible.
+/// Power management, at ports that no PC device claims. Each register is one byte.
 pub const POWER: PowerPorts =
     PowerPorts { sleep_control: 0x600, sleep_status: 0x601, reset: 0x602, reset_value: 1 };
 

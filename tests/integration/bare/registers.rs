@@ -26,7 +26,7 @@ const CASES: &[(&str, Test)] = &[
     ("queue_registers_before_agreement", queue_registers_before_agreement),
     ("queue_registers_after_ready", queue_registers_after_ready),
     ("reset_forgets_everything", reset_forgets_everything),
-    ("reset_a_hundred_times", reset_a_hundred_times),
+    ("reset_many_times", reset_many_times),
     ("reset_with_requests_pending", reset_with_requests_pending),
     ("interrupt_status", interrupt_status),
 ];
@@ -97,8 +97,8 @@ fn configuration_space_in_every_width(_: Subject, device: &Device<'_>) {
             puppet.write(width, address, 0xffff_ffff);
         }
     }
-    // A word that is half in this window and half in the next one.
-    assert_eq!(puppet.read(4, device.window + WINDOW - 2), 0xffff_ffff);
+    // A word that is half in this window and half in nobody's.
+    assert_eq!(puppet.read(4, device.window + WINDOW - 2) >> 16, 0xffff);
     let word = puppet.read(4, device.window + register::CONFIG);
     let halves = [0, 2].map(|at| puppet.read(2, device.window + register::CONFIG + at));
     assert_eq!(word, halves[0] | halves[1] << 16, "the space reads the same in every width");
@@ -236,16 +236,16 @@ fn reset_forgets_everything(subject: Subject, device: &Device<'_>) {
     device.set(register::QUEUE_SELECT, subject.queue_index().into());
     assert_eq!(device.get(register::QUEUE_READY), 0);
     device.driver_ok();
-    assert_eq!(device.get(register::STATUS), 0, "ready without anything before");
+    assert_eq!(device.get(register::STATUS) & status::DRIVER_OK, 0, "ready without agreement");
 }
 
-fn reset_a_hundred_times(subject: Subject, device: &Device<'_>) {
+fn reset_many_times(subject: Subject, device: &Device<'_>) {
     subject.good_request(device);
     device.reset();
     device.puppet().sync();
     let count = || device.puppet().with_machine(|m| (m.open_files(), m.threads()));
     let before = count();
-    for _ in 0..100 {
+    for _ in 0..30 {
         let _queue = subject.set_up(device, 0);
         device.reset();
     }

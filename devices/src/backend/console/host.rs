@@ -96,8 +96,8 @@ impl Host {
         self.push_source(id, from, Some(EscapeDecoder::default()))
     }
 
-    /// Keeps the slave of a pseudo-terminal open: without one, its master fails instead of waiting for
-    /// somebody to attach.
+    /// Keeps the slave of a pseudo-terminal open: without one, its master reports a hang-up and an error
+    /// instead of waiting for the next person.
     pub(super) fn hold(&mut self, slave: OwnedFd) {
         self.held = Some(slave);
     }

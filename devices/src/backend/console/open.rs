@@ -131,3 +131,6 @@ impl Console {
         Ok(Self { shared: Arc::new(Shared { hub, host: Mutex::new(host) }), pty: None })
     }
 }
+
+#[cfg(test)]
+mod tests;

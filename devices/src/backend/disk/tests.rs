@@ -159,8 +159,8 @@ fn a_read_only_disk_is_shared_with_readers_only() {
 fn the_holder_is_named_where_the_kernel_knows_it() {
     let file = file_of(4096);
     let request = libc::flock {
-        l_type: libc::F_WRLCK as libc::c_short,
-        l_whence: libc::SEEK_SET as libc::c_short,
+        l_type: libc::F_WRLCK.try_into().unwrap(),
+        l_whence: libc::SEEK_SET.try_into().unwrap(),
         l_start: 0,
         l_len: 0,
         l_pid: 0,

@@ -125,7 +125,7 @@ impl Receiver {
     }
 
     fn step(&mut self) -> Result<Step, QueueError> {
-        let wanted = self.held.map_or(self.expected_len(), |held| held.len);
+        let wanted = self.held.map_or_else(|| self.expected_len(), |held| held.len);
         self.gather(wanted)?;
         if let Some(held) = self.held {
             return self.go_on_with(held);

@@ -213,7 +213,7 @@ fn as_another_process() {
             let console = console_on(&slave);
             std::mem::forget(console);
             // SAFETY: raise has no preconditions.
-            unsafe { libc::raise(libc::SIGSEGV) };
+            unsafe { libc::raise(libc::SIGFPE) };
         }
         "shell" => {
             let status = other_process("background").process_group(0).status();
@@ -264,7 +264,7 @@ fn die_on_a_terminal(role: &str, signal: libc::c_int) {
 fn a_crash_leaves_the_terminal_as_it_was_and_is_still_a_crash() {
     die_on_a_terminal("crash", libc::SIGABRT);
     die_on_a_terminal("fault", libc::SIGSEGV);
-    die_on_a_terminal("signal", libc::SIGSEGV);
+    die_on_a_terminal("signal", libc::SIGFPE);
 }
 
 #[test]

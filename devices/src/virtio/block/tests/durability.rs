@@ -39,7 +39,7 @@ impl Model {
         if in_flight.is_empty() {
             return;
         }
-        let index = usize::try_from(random.below(in_flight.len() as u64)).unwrap();
+        let index = random.below(u32::try_from(in_flight.len()).unwrap()) as usize;
         let (_, op) = in_flight[index];
         if random.below(8) == 0 {
             script.end(index, Err(io::Error::from_raw_os_error(libc::EINTR)));

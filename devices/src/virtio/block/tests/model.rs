@@ -4,11 +4,11 @@ use super::support::*;
 use crate::backend::disk::io::Engine;
 use crate::test_util::Buffer;
 
-const STEPS: u64 = 150;
+const STEPS: u32 = 150;
 /// Each of the requests that run at the same time has a part of the disk to itself.
-const PARTS: u64 = 4;
-const PART_SECTORS: u64 = SECTORS / PARTS;
-const MAX_SECTORS: u64 = 40;
+const PARTS: u32 = 4;
+const PART_SECTORS: u32 = 512;
+const MAX_SECTORS: u32 = 40;
 
 struct Planned {
     kind: u32,
@@ -51,28 +51,28 @@ fn agrees(setup: &Setup, seed: u64) {
 }
 
 /// Sends a random request within `part` and does the same to `model`.
-fn plan(rig: &mut Rig, random: &mut Random, model: &mut [u8], part: u64, step: u64) -> Planned {
+fn plan(rig: &mut Rig, random: &mut Random, model: &mut [u8], part: u32, step: u32) -> Planned {
     let sectors = 1 + random.below(MAX_SECTORS);
     let sector = part * PART_SECTORS + random.below(PART_SECTORS - sectors);
-    let (offset, len) = (usize::try_from(sector * 512).unwrap(), 512 * sectors as usize);
+    let (offset, len) = (512 * sector as usize, 512 * sectors as usize);
     // Not always aligned, so that direct transfers have to cope.
-    let data = DATA + part * 0x10_0000 + random.below(2) * random.below(4096);
+    let data = DATA + u64::from(part * 0x10_0000 + random.below(2) * random.below(4096));
     let covered = &mut model[offset..offset + len];
     let kind = [IN, IN, OUT, OUT, OUT, WRITE_ZEROES, DISCARD][random.below(7) as usize];
     let sent = match kind {
         IN => {
             rig.put(data, &vec![NONE; len]);
-            rig.send(kind, sector, &cut(random, data, len, true))
+            rig.send(kind, u64::from(sector), &cut(random, data, len, true))
         }
         OUT => {
-            covered.fill_with(|| random.below(256) as u8);
+            covered.fill_with(|| u8::try_from(random.below(256)).unwrap());
             rig.put(data, covered);
-            rig.send(kind, sector, &cut(random, data, len, false))
+            rig.send(kind, u64::from(sector), &cut(random, data, len, false))
         }
         _ => {
             covered.fill(0);
-            let unmap = u32::from(kind == WRITE_ZEROES && step % 2 == 0);
-            rig.put_range(data, sector, sectors as u32, unmap);
+            let unmap = u32::from(kind == WRITE_ZEROES && step.is_multiple_of(2));
+            rig.put_range(data, u64::from(sector), sectors, unmap);
             rig.send(kind, 0, &[(data, 16, false)])
         }
     };
@@ -82,7 +82,7 @@ fn plan(rig: &mut Rig, random: &mut Random, model: &mut [u8], part: u64, step: u
 /// One or two buffers; sixteen descriptors carry four requests of up to four.
 fn cut(random: &mut Random, data: u64, len: usize, write: bool) -> Vec<Buffer> {
     let len = u32::try_from(len).unwrap();
-    let first = random.below(u64::from(len)) as u32;
+    let first = random.below(len);
     if first == 0 {
         return vec![(data, len, write)];
     }

@@ -338,10 +338,10 @@ impl Drop for ScriptedIo {
 pub(super) struct Random(pub(super) u64);
 
 impl Random {
-    pub(super) fn below(&mut self, limit: u64) -> u64 {
+    pub(super) fn below(&mut self, limit: u32) -> u32 {
         self.0 ^= self.0 << 13;
         self.0 ^= self.0 >> 7;
         self.0 ^= self.0 << 17;
-        self.0 % limit
+        u32::try_from(self.0 % u64::from(limit)).unwrap()
     }
 }

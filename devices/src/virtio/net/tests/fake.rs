@@ -241,6 +241,6 @@ impl<N: NetBackend + 'static> Card<N> {
 
 /// A frame of `len` bytes behind an empty header; its content depends on `seed`.
 pub(crate) fn frame(len: usize, seed: usize) -> Vec<u8> {
-    let content = (0..len).map(|i| ((i * 7 + i / 251 + seed) % 256) as u8);
+    let content = (0..len).map(|i| (i * 7 + i / 251 + seed).to_le_bytes()[0]);
     [0; 12].into_iter().chain(content).collect()
 }

@@ -94,9 +94,8 @@ fn what_the_host_refuses_is_completed_and_counted_by_reason() {
 fn a_full_ring_goes_out_in_order_and_in_turns() {
     let mut card = FakeCard::new(EVENT_IDX);
     card.restart(EVENT_IDX, 256);
-    for seed in 0..200 {
-        let at = BUFFERS + 0x1000 * seed;
-        card.put(at, &frame(100, seed as usize));
+    for (at, seed) in (BUFFERS..).step_by(0x1000).zip(0..200) {
+        card.put(at, &frame(100, seed));
         card.running.queues[1].add(&[(at, 112, false)]);
     }
     assert!(card.running.kick(1));
