@@ -7,7 +7,10 @@ script=${0#"$resources"/}
 # A command that fails without a word of its own must not end the script in silence. The shells around it stay quiet.
 set -E
 shopt -s inherit_errexit
-trap 'case $BASH_COMMAND in "("* | *"=\$("* | *"<("*) ;; *) say "$script: line $LINENO failed: $BASH_COMMAND" ;; esac' ERR
+trap 'case $BASH_COMMAND in
+    "("* | *"=\$("* | *"<("*) ;;
+    *) say "$script: line $LINENO failed: $BASH_COMMAND" ;;
+esac' ERR
 
 say() { printf '%s\n' "$*" >&2; }
 die() {
@@ -93,8 +96,8 @@ content_key() {
     done | sha256sum | cut -c1-16
 }
 
-# cached NAME KEY BUILDER: sets `entry` to the directory NAME-KEY of the cache, made by `BUILDER DIR` if it is not there.
-# It appears complete or not at all; of concurrent callers one builds and the others wait.
+# cached NAME KEY BUILDER: sets `entry` to the directory NAME-KEY of the cache, made by `BUILDER DIR` if it is not
+# there. It appears complete or not at all; of concurrent callers one builds and the others wait.
 cached() {
     local root
     root=$(cache_dir)
@@ -105,7 +108,10 @@ cached() {
     fi
     mkdir -p "$root" || die "cannot create the cache $root; set VMM_CACHE to a writable directory"
     (
-        flock 9
+        flock -n 9 || {
+            say "$script: waiting for another run that makes the $1"
+            flock 9
+        }
         [[ ! -d $entry ]] || exit 0
         # Under the lock, anything unfinished was left by a builder that was killed.
         rm -rf "$root/$1.tmp."*

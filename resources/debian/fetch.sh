@@ -28,11 +28,12 @@ build_initrd() {
 }
 
 main() {
-    local entry kernel modules_tree
+    local entry kernel modules_tree key
     only_help "$@"
     debian_kernel
     kernel=$entry
-    cached debian-initrd "$(content_key "$kernel" "$(busybox)" "$0" "$resources/lib.sh" "$resources/debian/init")" build_initrd
+    key=$(content_key "$kernel" "$(busybox)" "$0" "$resources/lib.sh" "$resources/debian/init")
+    cached debian-initrd "$key" build_initrd
     publish "$kernel/vmlinuz" debian-bzImage
     publish "$kernel/vmlinux" debian-vmlinux
     publish "$kernel/config" debian-kernel.config

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Prints `direct` when this host's /dev/kvm can run a Linux guest, otherwise `machine`, and the reason on standard error:
-# the guest then needs the AMD-V machine (run.sh).
+# Prints `direct` when this host's /dev/kvm can run a Linux guest, otherwise `machine`, and the reason on standard
+# error: the guest then needs the AMD-V machine (run.sh).
 #
 # usage: can-run-linux.sh
 set -euo pipefail

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Runs a command in the AMD-V machine: QEMU emulates a processor with SVM and nested paging, Debian's kernel in it offers
-# a complete /dev/kvm. For hosts whose own /dev/kvm cannot run Linux, or that have none.
+# Runs a command in the AMD-V machine: QEMU emulates a processor with SVM and nested paging, Debian's kernel in it
+# offers a complete /dev/kvm. For hosts whose own /dev/kvm cannot run Linux, or that have none.
 #
 # usage: run.sh [OPTION]... -- COMMAND [ARGUMENT]...
 #        run.sh --prepare          makes the cached parts and prints where they are
@@ -14,6 +14,7 @@
 #   --cpus N              (default 2)
 #   --timeout SECONDS     (default 600)
 #   --interactive         connects the terminal to the command
+#   --append WORDS        adds to the kernel command line of the machine
 #   --log FILE            keeps the machine's kernel messages; otherwise they are shown when the machine fails
 #
 # The command runs as root in a busybox system. Its output, errors included, appears here as it comes, and its exit code
@@ -26,11 +27,12 @@ set -euo pipefail
 . "$resources/debian/kernel.sh"
 failure_code=125
 
+# The emulated processor is slow: whatever a start can do without is left out.
+command_line='console=ttyS0 panic=-1 tsc=reliable mitigations=off cryptomgr.notests lsm=landlock'
 modules=(virtio_pci virtio_console kvm-amd tun vhost_net vhost_vsock loop overlay)
 
 build_base() {
     local tree=$1/tree
-    need_packages cpio
     mkdir -p "$tree"/{dev,proc,sys,tmp,run,out,etc,root,machine,lib64,sbin,usr/bin,usr/sbin,var}
     plant_busybox "$tree"
     plant_modules "$modules_tree" "$tree" "${modules[@]}"
@@ -44,10 +46,12 @@ build_base() {
 }
 
 prepare() {
-    local entry modules_tree
+    local entry modules_tree key
+    type -P qemu-system-x86_64 cpio >/dev/null || need_packages qemu-system-x86 cpio
     debian_kernel
     kernel=$entry
-    cached machine "$(content_key "$kernel" "$(busybox)" "$0" "$resources/lib.sh" "$resources"/machine/{init,fstab})" build_base
+    key=$(content_key "$kernel" "$(busybox)" "$0" "$resources/lib.sh" "$resources"/machine/{init,fstab})
+    cached machine "$key" build_base
     base=$entry/base.cpio
 }
 
@@ -76,7 +80,7 @@ pack_run() {
         give "$file" "$(realpath -sm "$name")"
     done
     {
-        ((!interactive)) || printf 'stty %s 2>/dev/null\n' "$(stty size 2>/dev/null | sed 's/\(.*\) \(.*\)/rows \1 cols \2/')"
+        [[ ! $terminal ]] || stty size | sed 's/\(.*\) \(.*\)/stty rows \1 cols \2/'
         printf 'export%s\n' "$(quoted "${environment[@]}")"
         printf 'mkdir -p%s && cd%s || exit\n' "$(quoted "$cwd")" "$(quoted "$cwd")"
         printf 'exec%s\n' "$(quoted "$@")"
@@ -99,7 +103,7 @@ start_qemu() {
     setpriv --pdeathsig TERM timeout --foreground -k 5 "$timeout" setpriv --pdeathsig KILL \
         qemu-system-x86_64 -accel tcg,thread=multi -cpu max,la57=off,xsave=off -machine pc -m "$memory" -smp "$cpus" \
         -nodefaults -no-user-config -display none -no-reboot \
-        -kernel "$kernel/vmlinux" -initrd "$run/initrd" -append "console=ttyS0 panic=-1 tsc=reliable mitigations=off cryptomgr.notests lsm=landlock $append" \
+        -kernel "$kernel/vmlinux" -initrd "$run/initrd" -append "$command_line $append" \
         -serial "file:$log" \
         -device virtio-serial-pci,ioeventfd=off "${output[@]}" \
         -chardev "file,id=status,path=$run/status" -device virtserialport,chardev=status,name=status \
@@ -130,9 +134,10 @@ fail() {
 }
 
 main() {
-    local files=() environment=(PATH=/usr/local/bin:/bin:/sbin:/usr/bin:/usr/sbin HOME=/tmp TMPDIR=/tmp "TERM=${TERM:-linux}")
-    local out='' cwd=/tmp memory=3000 cpus=2 timeout=600 interactive=0 log='' append='' kernel base stream='' status=0 ended code
-    run='' qemu='' terminal=''
+    local memory=3000 cpus=2 timeout=600 interactive=0 log='' append='' out='' cwd=/tmp files=()
+    local environment=(PATH=/usr/local/bin:/bin:/sbin:/usr/bin:/usr/sbin HOME=/tmp TMPDIR=/tmp "TERM=${TERM:-linux}")
+    local kernel base stream='' ended='' status=0 code
+    run='' qemu='' terminal='' # for clean_up, which runs after main
     while (($#)); do
         case $1 in
             --file) files+=("${2:?--file HOST[:GUEST]}") && shift ;;
@@ -157,7 +162,6 @@ main() {
         shift
     done
     (($#)) || die 'no command; usage: run.sh [OPTION]... -- COMMAND [ARGUMENT]...'
-    type -P qemu-system-x86_64 cpio >/dev/null || need_packages qemu-system-x86 cpio
     prepare
 
     run=$(mktemp -d "${TMPDIR:-/tmp}/vmm-machine.XXXXXX")
@@ -165,9 +169,9 @@ main() {
     trap 'exit 130' INT
     trap 'exit 143' TERM HUP
     log=${log:-$run/kernel.log}
+    if ((interactive)); then terminal=$(stty -g 2>/dev/null || true); fi
     pack_run "$@" >"$run/initrd"
     if ((interactive)); then
-        terminal=$(stty -g 2>/dev/null || true)
         start_qemu
     else
         : >"$run/out"
@@ -180,12 +184,14 @@ main() {
     [[ $ended = "$qemu" ]] || exit 141 # nobody reads our output any more
     qemu=''
     wait
-    if ((status == 124 || status == 137)); then
-        fail 124 "the machine was stopped after $timeout s; allow more with --timeout"
+    code=$(cat "$run/status" 2>/dev/null || true)
+    if [[ ! $code =~ ^[0-9]+$ ]]; then
+        case $status in
+            0) fail 125 'the machine died before the command ended' ;;
+            124 | 137) fail 124 "the machine was stopped after $timeout s; allow more with --timeout" ;;
+            *) fail 125 "QEMU failed: $(tail -n 1 "$run/qemu.errors")" ;;
+        esac
     fi
-    ((status == 0)) || fail 125 "QEMU failed: $(tail -n 1 "$run/qemu.errors")"
-    code=$(cat "$run/status")
-    [[ $code =~ ^[0-9]+$ ]] || fail 125 'the machine died before the command ended'
     if [[ $out ]]; then
         mkdir -p "$out"
         tar -xf "$run/files.tar" -C "$out" --no-same-owner

@@ -8,6 +8,8 @@ use std::path::PathBuf;
 use std::process::Command;
 use std::ptr;
 
+use crate::scratch::Scratch;
+
 /// What to take away.
 pub enum Confinement {
     /// /dev has nothing in it.
@@ -42,6 +44,17 @@ pub fn apply(command: &mut Command, confinement: Vec<Confinement>) {
     // SAFETY: the steps make system calls only and allocate nothing, which is what a child may do between
     // fork and exec.
     unsafe { command.pre_exec(move || steps.iter().try_for_each(Step::run)) };
+}
+
+/// A device that no process without capabilities may open. Making one takes a real root; anybody else gets one that
+/// is root's.
+#[must_use]
+pub fn locked_device(scratch: &Scratch) -> PathBuf {
+    let path = scratch.join("locked");
+    let name = CString::new(path.as_os_str().as_bytes()).expect("no NUL in a path");
+    // SAFETY: a string that lives through the call; the numbers are those of /dev/null.
+    let made = unsafe { libc::mknod(name.as_ptr(), libc::S_IFCHR, libc::makedev(1, 3)) };
+    if made == 0 { path } else { PathBuf::from("/dev/console") }
 }
 
 /// Makes the process of `command` the leader of a session that the terminal on its standard input controls.

@@ -193,8 +193,7 @@ impl Host {
         // What is written while we look must wake us: nobody knows yet who will wait for it.
         hub.sleep_until(0);
         for outlet in &mut self.outlets {
-            outlet.flush(hub);
-            if outlet.pending() == Pending::Room {
+            if outlet.flush(hub) {
                 watch_room(&self.epoll, outlet);
             }
         }
@@ -272,8 +271,7 @@ impl Host {
             }
             command = source.read(hub).or(command);
             // A client that has said its last word may still read.
-            let is_client = self.outlets.iter().any(|o| o.id == source.id);
-            if source.ended && (!is_client || source.is_hung_up()) {
+            if source.ended && source.is_hung_up() {
                 ended.push(source.id);
             } else if command == Some(Command::Quit) {
                 break;

@@ -104,11 +104,14 @@ impl Outlet {
     }
 
     /// Writes what there is until there is no more, no room, or its turn is over. The hub is locked for
-    /// the copy only, never during the write.
-    pub(super) fn flush(&mut self, hub: &Hub) {
+    /// the copy only, never during the write. `true` when it has just run out of room: the descriptor is
+    /// to be watched.
+    pub(super) fn flush(&mut self, hub: &Hub) -> bool {
         match self.pending {
-            Pending::Room | Pending::Gone => return,
-            Pending::Length(length) if hub.with_screen(|screen| screen.end()) < length => return,
+            Pending::Room | Pending::Gone => return false,
+            Pending::Length(length) if hub.with_screen(|screen| screen.end()) < length => {
+                return false;
+            }
             _ => {}
         }
         let mut piece = [0; PIECE];
@@ -117,7 +120,7 @@ impl Outlet {
             let bytes = piece.get(..count).unwrap_or_default();
             if bytes.is_empty() {
                 self.pending = Pending::Output;
-                return;
+                return false;
             }
             match self.to.write(bytes) {
                 Ok(written) => {
@@ -127,12 +130,16 @@ impl Outlet {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     self.pending = Pending::Room;
-                    return;
+                    return true;
                 }
-                Err(error) => return self.refuse(hub, &error),
+                Err(error) => {
+                    self.refuse(hub, &error);
+                    return false;
+                }
             }
         }
         self.pending = Pending::Turn;
+        false
     }
 
     /// The host does not take it. A reader that left does not come back; a disk may have room again.

@@ -295,6 +295,34 @@ fn refused_output_is_kept_and_tried_again_as_more_comes_not_for_every_byte() {
 }
 
 #[test]
+fn refused_output_is_tried_a_last_time_at_the_end() {
+    let disk = file_of_fixed_size(8192);
+    (&disk).seek(SeekFrom::End(0)).unwrap();
+    let mut console = Console::on(null(), disk.try_clone().unwrap().into()).unwrap();
+    early(&console).write(b"refused");
+    settle(&mut console);
+    (&disk).seek(SeekFrom::Start(0)).unwrap();
+    console.close(Duration::ZERO);
+    assert_eq!(console.counters().lost, 0);
+    let mut got = [0; 7];
+    (&disk).seek(SeekFrom::Start(0)).unwrap();
+    (&disk).read_exact(&mut got).unwrap();
+    assert_eq!(&got, b"refused");
+}
+
+#[test]
+fn an_outlet_that_takes_little_at_a_time_gets_all_in_the_end() {
+    // A pseudo-terminal's master cannot be opened anew, so that it is asked before every byte.
+    let (master, slave, _) = sys::open_pty().unwrap();
+    let settings = sys::termios(slave.as_fd()).unwrap();
+    sys::set_termios(slave.as_raw_fd(), &sys::raw(&settings)).unwrap();
+    let mut console = Console::on(null(), master).unwrap();
+    early(&console).write(&[b'x'; 1000]);
+    let got = read_until(&mut console, &non_blocking(&slave), |all| all.len() >= 1000);
+    assert_eq!(got, [b'x'; 1000]);
+}
+
+#[test]
 fn input_of_a_pipe_arrives_and_its_end_is_not_the_end() {
     let (reader, writer) = pipe();
     let (out_reader, out_writer) = pipe();

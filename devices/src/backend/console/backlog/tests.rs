@@ -85,6 +85,19 @@ fn a_marker_that_is_half_out_is_finished_before_the_next_one() {
 }
 
 #[test]
+fn markers_do_not_pile_up_while_nothing_goes_out() {
+    let mut backlog = Backlog::new(4);
+    let mut cursor = Cursor::at_start_of(&backlog);
+    for _ in 0..1000 {
+        backlog.append(b"01234567");
+        cursor.fill(&backlog, &mut [0; 64]);
+    }
+    let got = deliver(&mut cursor, &backlog, 64);
+    assert_eq!(got, b"\r\n[vmm: 4 bytes lost]\r\n\r\n[vmm: 7992 bytes lost]\r\n4567");
+    assert_eq!(cursor.lost(&backlog), 7996);
+}
+
+#[test]
 fn what_was_filled_but_not_delivered_comes_again_or_counts_as_lost() {
     let mut backlog = Backlog::new(4);
     let mut cursor = Cursor::at_start_of(&backlog);

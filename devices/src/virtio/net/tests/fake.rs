@@ -41,6 +41,8 @@ struct Wire {
     ready: (UnixStream, UnixStream),
     to_guest: Mutex<VecDeque<Result<Vec<u8>, i32>>>,
     from_guest: Mutex<Vec<Vec<u8>>>,
+    /// How much room the last read had, without the spill.
+    room: Mutex<usize>,
     send_errors: Mutex<VecDeque<i32>>,
 }
 
@@ -55,6 +57,7 @@ impl FakeNet {
             ready: ready(),
             to_guest: Mutex::default(),
             from_guest: Mutex::default(),
+            room: Mutex::default(),
             send_errors: Mutex::default(),
         };
         Arc::new(Self {
@@ -78,6 +81,16 @@ impl FakeNet {
     /// How many frames the guest has not taken yet.
     pub(crate) fn waiting(&self, queue: usize) -> usize {
         self.wires[queue].to_guest.lock().unwrap().len()
+    }
+
+    /// Makes the descriptor of `queue` unready, as an edge-triggered one is after the news of it.
+    pub(crate) fn quiet(&self, queue: usize) {
+        let _ = (&self.wires[queue].ready.0).read(&mut [0; 16]);
+    }
+
+    /// How much room the last read from `queue` had in the guest's buffers.
+    pub(crate) fn last_room(&self, queue: usize) -> usize {
+        *self.wires[queue].room.lock().unwrap()
     }
 
     /// The frames that the guest sent since the last call.
@@ -125,6 +138,7 @@ impl NetBackend for FakeNet {
         spill: &mut [u8],
     ) -> io::Result<usize> {
         let wire = &self.wires[usize::from(queue)];
+        *wire.room.lock().unwrap() = to.len();
         let mut waiting = wire.to_guest.lock().unwrap();
         let Some(frame) = waiting.pop_front() else {
             let _ = (&wire.ready.0).read(&mut [0; 16]);

@@ -1,0 +1,40 @@
+# Everything that is done with this project, by name. What a target needs, it installs or makes.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+
+# A static binary runs in any container, jail or test machine, whatever libraries those have.
+static_target := x86_64-unknown-linux-gnu
+target_dir := $(or $(CARGO_TARGET_DIR),target)
+vmm := $(target_dir)/$(static_target)/release/vmm
+
+cargo_static := RUSTFLAGS='-C target-feature=+crt-static' cargo
+
+.DEFAULT_GOAL := help
+.PHONY: help build guests demo test lint clean
+
+help: ## show this list
+	@printf 'Targets:\n'
+	@sed -nE 's/^([a-z]+):[^#]*## (.*)/  \1\t\2/p' $(MAKEFILE_LIST) | expand -t 12
+
+build: ## build vmm: one static binary
+	@tests/tools.sh
+	$(cargo_static) build --release --target '$(static_target)' -p vmm
+	@printf '%s\n' '$(vmm)'
+
+guests: kernel rootfs debian ## make all guests that the tests use
+
+demo: ## boot a guest and look around in it
+	@tests/tools.sh
+	@$(cargo_static) run --quiet --target '$(static_target)' -p tests --bin demo
+
+test: ## run all tests that this host can run
+	@tests/run.sh
+
+lint: ## check style, structure and documentation links
+	@.ci/lint.sh
+
+clean: ## remove what was built; the cache of guests stays (VMM_CACHE, ~/.cache/vmm)
+	rm -rf -- '$(target_dir)'
+
+-include resources/guests.mk

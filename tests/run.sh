@@ -1,0 +1,97 @@
+#!/usr/bin/env bash
+# Runs all tests and counts them: unit tests, the command line, bare-metal guests on this host's /dev/kvm, Linux guests on
+# it or, when it cannot run Linux, in the AMD-V machine. The last line is "N passed, N failed, N skipped".
+#
+# usage: run.sh [FILTER]      with a filter, only the integration tests whose names contain it
+set -euo pipefail
+# shellcheck source=../resources/lib.sh
+. "$(dirname "$0")/../resources/lib.sh"
+
+cd "$resources/.."
+static_target=x86_64-unknown-linux-gnu
+target=${CARGO_TARGET_DIR:-target}
+vmm=$target/$static_target/release/vmm
+# Seconds that a test in the machine waits for something, and that the machine waits for the tests.
+machine_patience=240
+machine_timeout=3000
+
+# cargo_static COMMAND...: builds what can be sent into the machine.
+cargo_static() { RUSTFLAGS='-C target-feature=+crt-static' cargo "$@" --target "$static_target"; }
+
+# section TITLE COMMAND...: runs the command, shows its output and keeps it for the count. One that fails without a
+# failed test to show for it counts as a failure of its own.
+section() {
+    local title=$1 status=0 log
+    log=$logs/$((++sections))
+    shift
+    printf '\n== %s\n' "$title"
+    "$@" 2>&1 | tee "$log" || status=$?
+    if ((status != 0)) && ! grep -q '^test result: FAILED' "$log"; then
+        printf 'test result: FAILED. 0 passed; 1 failed; 0 ignored; (%s: exit code %s)\n' "$title" "$status" |
+            tee -a "$log"
+    fi
+}
+
+build_vmm() { cargo_static build --release -p vmm; }
+
+build_integration() {
+    local messages=$logs/messages
+    cargo_static test -p tests --test integration --no-run --message-format json-render-diagnostics >"$messages"
+    integration=$(sed -n 's/.*"name":"integration".*"executable":"\([^"]*\)".*/\1/p' "$messages")
+    [[ $integration ]] || die 'cargo names no integration program'
+}
+
+run_integration() { VMM=$PWD/$vmm VMM_GUEST_DIR=$(guest_dir) "$integration" "$@"; }
+
+run_in_machine() {
+    local file files=()
+    for file in "$(guest_dir)"/*; do files+=(--file "$file:/guest/${file##*/}"); done
+    # A guest that runs in an emulated processor takes its time, and the memory of its disk's copies.
+    resources/machine/run.sh --memory 6000 --timeout "$machine_timeout" "${files[@]}" \
+        --file "$vmm:/bin/vmm" --file "$integration:/bin/integration" \
+        --env VMM=/bin/vmm --env VMM_GUEST_DIR=/guest --env VMM_TEST_PATIENCE="$machine_patience" \
+        --env VMM_TEST_SCALE=small -- integration "$@"
+}
+
+# count WORD: the sum of the numbers before WORD in all results.
+count() { sed -nE "s/^test result:.* ([0-9]+) $1.*/\1/p" "$logs"/[0-9]* | paste -sd + | bc; }
+
+summary() {
+    local failed
+    printf '\nran on: %s\n' "$machines"
+    # The reasons of the tests that were ignored, each once, with how many had it.
+    sed -nE 's/^test .* \.\.\. ignored(, (.*))?$/skipped: \2/p' "$logs"/[0-9]* | sort | uniq -c | sed -E 's/^ *([0-9]+) skipped: /skipped \1: /'
+    failed=$(count failed)
+    printf '%s passed, %s failed, %s skipped\n' "$(count passed)" "$failed" "$(count ignored)"
+    ((failed == 0))
+}
+
+main() {
+    local linux filter=${1-} machines integration='' sections=0
+    case $filter in -h | --help) usage && return ;; esac
+    logs=$(mktemp -d)
+    trap 'rm -rf "$logs"' EXIT
+    type -P bc >/dev/null || need_packages bc
+    tests/tools.sh
+    build_vmm
+    build_integration
+    linux=$(resources/machine/can-run-linux.sh 2>"$logs/reason")
+    make --no-print-directory kernel rootfs debian >/dev/null
+    machines="this host, $(uname -srm)"
+    if [[ $linux = machine ]]; then
+        machines+="; Linux guests in the AMD-V machine ($(sed 's/^[^:]*: //' "$logs/reason"))"
+    fi
+
+    if [[ ! $filter ]]; then
+        section 'unit tests' cargo test --quiet --workspace --lib --bins
+    fi
+    if [[ $linux = direct ]]; then
+        section 'integration tests' run_integration "$filter"
+    else
+        section 'integration tests on this host' run_integration --skip linux:: "$filter"
+        section 'Linux guests in the AMD-V machine' run_in_machine --skip bare:: --skip cli:: "$filter"
+    fi
+    summary
+}
+
+main "$@"
