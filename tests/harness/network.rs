@@ -186,7 +186,6 @@ impl<T: Send + 'static> Peer<T> {
     }
 
     /// Waits until the connection is over.
-    #[must_use]
     pub fn finish(self) -> T {
         let served = self.thread.join().unwrap_or_else(|reason| panic::resume_unwind(reason));
         served.unwrap_or_else(|e| panic!("peer: {e}"))

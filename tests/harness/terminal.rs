@@ -63,6 +63,13 @@ impl Terminal {
         Self { master, slave }
     }
 
+    /// The same terminal once more, to look at it when its user is gone.
+    #[must_use]
+    pub fn again(&self) -> Self {
+        let again = |side: &OwnedFd| side.try_clone().unwrap();
+        Self { master: again(&self.master), slave: again(&self.slave) }
+    }
+
     /// The side that a program uses.
     #[must_use]
     pub fn slave(&self) -> OwnedFd {

@@ -2,6 +2,7 @@
 
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
+use std::io::PipeWriter;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -27,7 +28,7 @@ pub struct Vmm {
     program: PathBuf,
     args: Vec<OsString>,
     input: Input,
-    output_closed: bool,
+    output: Option<PipeWriter>,
     directory: Option<PathBuf>,
     confinement: Vec<Confinement>,
     environment: Vec<(String, String)>,
@@ -46,7 +47,7 @@ impl Vmm {
             program: artifacts::vmm(),
             args: Vec::new(),
             input: Input::Pipe,
-            output_closed: false,
+            output: None,
             directory: None,
             confinement: Vec::new(),
             environment: Vec::new(),
@@ -126,9 +127,9 @@ impl Vmm {
         self
     }
 
-    /// Standard output is a pipe that nobody reads.
-    pub fn output_closed(mut self) -> Self {
-        self.output_closed = true;
+    /// Standard output is this pipe, which the test reads or not.
+    pub fn output_to(mut self, pipe: PipeWriter) -> Self {
+        self.output = Some(pipe);
         self
     }
 
@@ -177,8 +178,8 @@ impl Vmm {
                 terminal = Some(new);
             }
         }
-        if self.output_closed {
-            command.stdout(std::io::pipe().unwrap().1);
+        if let Some(pipe) = self.output {
+            command.stdout(pipe);
         }
         confine::apply(&mut command, self.confinement);
         let child = command.spawn().unwrap_or_else(|e| panic!("{line}: {e}"));

@@ -5,6 +5,7 @@
 
 mod bare;
 mod cli;
+mod linux;
 mod suite;
 
 use std::panic;
@@ -26,7 +27,7 @@ fn main() -> ExitCode {
             eprintln!("failed at {location}");
         }
     }));
-    let tests = [cli::tests(), bare::tests()].into_iter().flatten().collect();
+    let tests = [cli::tests(), bare::tests(), linux::tests()].into_iter().flatten().collect();
     let conclusion = libtest_mimic::run(&arguments, tests);
     artifacts::clean_up();
     conclusion.exit_code()

@@ -25,13 +25,14 @@ pub enum ExitCode {
     Stuck,
     /// 124: `--timeout` was reached (the number of coreutils' `timeout`).
     Timeout,
-    /// 125: the host failed: no KVM, a file that cannot be opened, no memory.
+    /// 125: the host failed: no KVM, no memory, no descriptors.
     HostFailure,
     /// 130: ended by the user: Ctrl-A x on the terminal, or SIGINT (128 + 2).
     Quit,
     /// 143: ended by SIGTERM (128 + 15), after the grace period or by a second SIGTERM.
     Terminated,
-    /// 152: the configuration asks for something that cannot be (Firecracker's number).
+    /// 152: the configuration asks for something that cannot be: a value, a file that is missing, wrong or in
+    /// use (Firecracker's number).
     BadConfiguration,
     /// 153: the command line cannot be read (Firecracker's number).
     BadCommandLine,
@@ -122,10 +123,13 @@ pub const TABLE: &[Row] = &[
     Row::of(ExitCode::TripleFault, "the guest triple-faulted"),
     Row::of(ExitCode::Stuck, "the guest cannot go on (KVM could not enter or emulate it)"),
     Row::of(ExitCode::Timeout, "--timeout was reached"),
-    Row::of(ExitCode::HostFailure, "the host failed (no KVM, a file, memory); 'vmm doctor' helps"),
+    Row::of(ExitCode::HostFailure, "the host failed (no KVM, no memory); 'vmm doctor' helps"),
     Row::of(ExitCode::Quit, "ended from the terminal (Ctrl-A x) or by SIGINT"),
     Row::of(ExitCode::Terminated, "ended by SIGTERM, after --grace or by a second SIGTERM"),
-    Row::of(ExitCode::BadConfiguration, "bad configuration"),
+    Row::of(
+        ExitCode::BadConfiguration,
+        "bad configuration (a value, or a file that is missing, wrong or in use)",
+    ),
     Row::of(ExitCode::BadCommandLine, "bad command line"),
 ];
 

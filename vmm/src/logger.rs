@@ -9,7 +9,7 @@ use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
 use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::fs::OpenOptionsExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -19,6 +19,17 @@ use log::{LevelFilter, Log, Metadata, Record};
 const LINES: u32 = 100;
 /// The time over which lines are counted.
 const WINDOW: Duration = Duration::from_secs(5);
+
+/// Why there is no log.
+#[derive(Debug, thiserror::Error)]
+#[error("log file {path:?} cannot be opened")]
+pub struct LogError {
+    /// The file.
+    path: PathBuf,
+    /// The host's answer.
+    #[source]
+    source: io::Error,
+}
 
 struct Logger {
     id: String,
@@ -35,16 +46,17 @@ struct Limit {
 /// Installs the logger; lines carry `id`, so that many machines can share a sink.
 ///
 /// # Errors
-/// When the file at `path` cannot be opened for appending.
-pub fn install(id: &str, path: Option<&Path>, level: LevelFilter) -> io::Result<()> {
+/// [`LogError`] when the file at `path` cannot be opened for appending.
+pub fn install(id: &str, path: Option<&Path>, level: LevelFilter) -> Result<(), LogError> {
     // A FIFO without a reader must not hang the start, hence O_NONBLOCK; files ignore it.
-    let open = |path| {
+    let open = |path: &Path| {
         OpenOptions::new()
             .append(true)
             .create(true)
             .mode(0o600)
             .custom_flags(libc::O_NONBLOCK)
             .open(path)
+            .map_err(|source| LogError { path: path.to_owned(), source })
     };
     let file = path.map(open).transpose()?;
     let limit = Mutex::new(Limit { since: Instant::now(), lines: 0, dropped: 0 });

@@ -34,7 +34,7 @@ fn run_request(request: Run) -> ExitCode {
         return print(&plan.json(), ExitCode::PowerOff);
     }
     if let Err(error) = logger::install(&plan.id, plan.log.path.as_deref(), plan.log.level) {
-        return fail(&error, ExitCode::HostFailure);
+        return fail(&error, ExitCode::BadConfiguration);
     }
     match run(&plan) {
         Ok(ended) => {

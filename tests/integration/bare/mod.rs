@@ -9,6 +9,7 @@ mod ports;
 mod registers;
 mod rings;
 mod subject;
+mod terminal;
 
 use libtest_mimic::Trial;
 
@@ -18,6 +19,7 @@ pub fn tests() -> Vec<Trial> {
         boot::tests(),
         ends::tests(),
         ports::tests(),
+        terminal::tests(),
         devices::tests(),
         devices::network_tests(),
         registers::tests(),

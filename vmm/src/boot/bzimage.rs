@@ -37,6 +37,7 @@ pub(super) fn load(
     if end > low_memory_end(memory) {
         return Err(source.too_large(end, memory));
     }
+    source.check_reach(end)?;
     let start = GuestAddress(layout::HIMEM);
     let loaded = BzImage::load(memory, Some(start), &mut source.file, None)
         .map_err(|error| source.damaged(format!("{error}")))?;

@@ -44,6 +44,9 @@ pub(super) fn load(
     let program = read_program(source)?;
     let entry = choose_entry(source, &program, choice)?;
     let end = check_segments(source, &program, memory)?;
+    if let Entry::Linux64 { .. } = entry {
+        source.check_reach(end)?;
+    }
     for segment in program.segments.iter().filter(|s| s.in_file > 0) {
         load_segment(source, segment, memory)?;
     }

@@ -12,6 +12,7 @@ use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use arch::layout;
 use devices::memory::GuestMemory;
 use linux_loader::loader::bootparam::setup_header;
 
@@ -178,6 +179,14 @@ impl Source {
 
     fn damaged(&self, what: impl Into<String>) -> BootError {
         BootError::Damaged { role: self.role, path: self.path.clone(), what: what.into() }
+    }
+
+    /// The page tables of the 64-bit entry map only so much; a kernel that ends beyond would fault.
+    fn check_reach(&self, end: u64) -> Result<(), BootError> {
+        if end <= layout::BOOT_MAPPED {
+            return Ok(());
+        }
+        Err(self.damaged(format!("it ends at {end:#x}, beyond the reach of the 64-bit entry")))
     }
 
     fn no_entry(&self, wanted: &'static str, instead: &'static str) -> BootError {

@@ -214,6 +214,20 @@ fn what_does_not_fit_says_how_much_it_needs() {
 }
 
 #[test]
+fn a_kernel_beyond_the_first_page_tables_is_refused() {
+    let dir = TestDir::new();
+    let path = dir.path().join("kernel");
+    let memory = reserve(2 << 30).unwrap();
+    let far = ElfFile { in_memory: 1 << 30, ..ElfFile::new() };
+    fs::write(&path, far.bytes()).unwrap();
+    let error = load_kernel(&path, BootProtocol::Auto, &memory).unwrap_err();
+    assert!(error.to_string().contains("beyond the reach"), "{error}");
+    fs::write(&path, bzimage(64, 0x7fff_f000)).unwrap();
+    let error = load_kernel(&path, BootProtocol::Auto, &memory).unwrap_err();
+    assert!(error.to_string().contains("beyond"), "{error}");
+}
+
+#[test]
 fn corrupted_headers_never_panic_and_never_load_outside_memory() {
     let originals = [ElfFile::new().note(b"Xen\0", 18, 0x10_0000).bytes(), bzimage(64, 4096)];
     for original in originals {

@@ -77,7 +77,7 @@ pub enum DiskError {
         source: io::Error,
     },
     /// Anything else.
-    #[error("disk {path:?} cannot be opened: failed to {doing}")]
+    #[error("disk {path:?}: cannot {doing}")]
     Io {
         /// The file.
         path: PathBuf,

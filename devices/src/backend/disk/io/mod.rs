@@ -74,7 +74,8 @@ pub enum Op {
 }
 
 /// How an operation ended: with how many bytes done (fewer than asked is not an error, none means the
-/// end of the disk; 0 for [`Op::Sync`]), or the host's answer.
+/// end of the disk; 0 for [`Op::Sync`]), or the host's answer. `Interrupted` and `WouldBlock` ask for
+/// another attempt.
 pub type Outcome = io::Result<u64>;
 
 /// What became of an operation that was handed to an engine.

@@ -104,7 +104,7 @@ fn memory_that_is_not_there_is_an_error() {
 #[test]
 fn the_host_s_refusals_come_back_as_they_are() {
     for engine in ENGINES {
-        let (_memfd, path) = sealed_file();
+        let (_memfd, path) = memory_file(libc::F_SEAL_WRITE);
         let mut rig = rig(engine, Disk::open(&path, DiskOptions::default()).unwrap());
         let ops = [
             Op::Write { offset: 0, start: 0, len: 512 },
@@ -120,17 +120,45 @@ fn the_host_s_refusals_come_back_as_they_are() {
     }
 }
 
-/// A file that accepts no writes, whoever asks.
-fn sealed_file() -> (std::fs::File, PathBuf) {
+#[test]
+fn a_sync_reaches_the_file() {
+    for engine in ENGINES {
+        let file = temp_file();
+        let mut disk = open(&file);
+        // A file that cannot be synced.
+        disk.file = std::fs::File::open("/dev/null").unwrap();
+        let error = rig(engine, disk).run(Op::Sync, &[]).unwrap_err();
+        assert_eq!(error.raw_os_error(), Some(libc::EINVAL));
+    }
+}
+
+#[test]
+fn what_a_file_system_refuses_is_done_another_way() {
+    for engine in ENGINES {
+        let (file, path) = memory_file(0);
+        file.write_all_at(&[0xaa; 8192], 0).unwrap();
+        let mut rig = rig(engine, Disk::open(&path, DiskOptions::default()).unwrap());
+        // Memory files know holes, but not how to zero a range.
+        assert_eq!(zero(&mut rig, 512, 4096, false), 4096);
+        assert!(rig.disk.no_zero_range.load(Ordering::Relaxed));
+        let mut found = [0; 8192];
+        file.read_exact_at(&mut found, 0).unwrap();
+        assert_eq!(found[512..4608], [0; 4096]);
+        assert_eq!(found.iter().filter(|&&b| b == 0xaa).count(), 4096);
+    }
+}
+
+/// A file in memory with `seals`.
+fn memory_file(seals: libc::c_int) -> (std::fs::File, PathBuf) {
     use std::os::fd::FromRawFd;
     // SAFETY: the name is a C string.
-    let fd = unsafe { libc::memfd_create(c"sealed".as_ptr(), libc::MFD_ALLOW_SEALING) };
+    let fd = unsafe { libc::memfd_create(c"disk".as_ptr(), libc::MFD_ALLOW_SEALING) };
     assert!(fd >= 0);
     // SAFETY: `fd` was just opened and belongs to nobody else.
     let file = unsafe { std::fs::File::from_raw_fd(fd) };
     file.set_len(SIZE).unwrap();
     // SAFETY: takes no pointers.
-    let ret = unsafe { libc::fcntl(file.as_raw_fd(), libc::F_ADD_SEALS, libc::F_SEAL_WRITE) };
+    let ret = unsafe { libc::fcntl(file.as_raw_fd(), libc::F_ADD_SEALS, seals) };
     assert_eq!(ret, 0);
     let path = PathBuf::from(format!("/proc/self/fd/{fd}"));
     (file, path)
@@ -245,6 +273,31 @@ fn a_part_of_a_block_is_replaced_without_its_surroundings() {
         rig.memory.read_slice(&mut read, GuestAddress(0x2001)).unwrap();
         assert_eq!(read, [5; 512]);
     }
+}
+
+#[test]
+fn a_part_of_a_block_is_replaced_when_no_other_is() {
+    let file = temp_file();
+    let mut disk = open(&file);
+    disk.set_alignment(4096);
+    let disk = Arc::new(disk);
+    let turn = disk.partial_write.lock().unwrap();
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let mut io = disk.open_io(Engine::Sync, 1, &guest_memory(4096));
+            let segment = [Segment { address: GuestAddress(0), len: 512 }];
+            let op = Op::Write { offset: 0, start: 0, len: 512 };
+            assert!(matches!(io.start(0, op, &segment), Started::Done(Ok(512))));
+        });
+        // Time for the other to go wrong in; it is right however long this takes.
+        std::thread::sleep(std::time::Duration::from_millis(50));
+        file.as_file().write_all_at(&[0xbb; 512], 512).unwrap();
+        drop(turn);
+    });
+    let mut found = [0; 1024];
+    file.as_file().read_exact_at(&mut found, 0).unwrap();
+    assert_eq!(found[..512], [0; 512]);
+    assert_eq!(found[512..], [0xbb; 512]);
 }
 
 #[test]

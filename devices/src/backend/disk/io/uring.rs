@@ -51,6 +51,8 @@ struct Slot {
     /// Followed by the kernel from `start` until `submit`.
     iovecs: IoVecs,
     pending: Option<Pending>,
+    /// The kernel had no means for the operation; it is begun again without the ring.
+    without_ring: bool,
 }
 
 #[derive(Clone, Copy)]
@@ -83,6 +85,9 @@ impl UringIo {
     /// The ring's form of `op`; `None` when the ring cannot do it.
     fn entry(&mut self, token: u16, op: Op, segments: &[Segment]) -> Option<squeue::Entry> {
         let slot = self.slots.get_mut(usize::from(token))?;
+        if std::mem::take(&mut slot.without_ring) {
+            return None;
+        }
         let disk = self.sync.disk();
         let mut way = None;
         let entry = match op {
@@ -131,6 +136,14 @@ impl UringIo {
         let Some(Pending { op, way }) = pending else {
             return Err(io::Error::other("completion of an operation that was not begun"));
         };
+        // No memory or no worker thread for it (a tight limit on processes), or the thread that
+        // submitted it has ended: not the disk's fault.
+        if matches!(result.checked_neg(), Some(libc::EAGAIN | libc::ECANCELED)) {
+            if let Some(slot) = self.slots.get_mut(usize::from(token)) {
+                slot.without_ring = true;
+            }
+            return Err(io::ErrorKind::WouldBlock.into());
+        }
         let outcome = u64::try_from(result)
             .map_err(|_| io::Error::from_raw_os_error(result.saturating_neg()));
         match (op, way, outcome) {

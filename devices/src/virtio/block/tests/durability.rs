@@ -8,7 +8,7 @@ use std::io;
 use super::support::*;
 use crate::backend::disk::io::Op;
 
-const SCRIPTS: u64 = 200;
+const SCRIPTS: u64 = 100;
 const REQUESTS: u64 = 240;
 
 /// A disk that loses everything but what was synced.

@@ -162,7 +162,7 @@ fn a_device_can_be_restarted_any_number_of_times() {
 fn a_file_that_was_truncated_behind_our_back_reads_as_an_error() {
     for engine in ENGINES {
         let mut rig = Setup::engine(engine).start();
-        rig.file.as_file().set_len(10 * 512).unwrap();
+        rig.file.set_len(10 * 512).unwrap();
         assert_eq!(rig.ask(IN, 10, &[(DATA, 512, true)]), (IOERR, 1));
         // The part that is there was read; the status still says that not everything was.
         assert_eq!(rig.ask(IN, 8, &[(DATA, 4096, true)]), (IOERR, 1025));

@@ -45,7 +45,7 @@ fn the_last_sector_is_there_and_the_next_is_not() {
             assert_eq!(rig.ask(IN, sector, &[(DATA, len, true)]), (IOERR, 1), "{sector:#x}");
             assert_eq!(rig.ask(OUT, sector, &[(DATA, len, false)]), (IOERR, 1), "{sector:#x}");
         }
-        assert_eq!(rig.file.as_file().metadata().unwrap().len(), SECTORS * 512);
+        assert_eq!(rig.file.metadata().unwrap().len(), SECTORS * 512);
         assert_eq!(rig.counters[0].refused.get(), 8);
         rig.assert_alive();
     }
@@ -148,11 +148,11 @@ fn a_discard_gives_the_space_back() {
     for engine in ENGINES {
         let mut rig = Setup::engine(engine).start();
         rig.fill_disk(0, &[0xaa; 1 << 20]);
-        let before = rig.file.as_file().metadata().unwrap().blocks();
+        let before = rig.file.metadata().unwrap().blocks();
         rig.put_range(DATA, 0, 512, 0);
         rig.put_range(DATA + 16, 1024, 512, 0);
         assert_eq!(rig.ask(DISCARD, 0, &[(DATA, 32, false)]), (OK, 1));
-        let metadata = rig.file.as_file().metadata().unwrap();
+        let metadata = rig.file.metadata().unwrap();
         assert!(metadata.blocks() + 1024 <= before, "{} of {before}", metadata.blocks());
         assert_eq!(metadata.len(), 512 * SECTORS);
         assert_eq!(rig.on_disk(512 * 512, 512), [0xaa; 512]);
@@ -268,6 +268,8 @@ fn the_configuration_space_tells_what_is_offered() {
 fn offered_features_fit_the_disk() {
     let writable = Setup::default().start().running.transport.offered_features();
     assert_eq!(writable & (F_ALL | F_RO | F_MQ), F_ALL);
+    let two = Setup { queues: 2, ..Setup::default() }.start();
+    assert_eq!(two.running.transport.offered_features() & F_MQ, F_MQ);
     let features = F_RO;
     let read_only = Setup { read_only: true, features, ..Setup::default() }.start();
     let offered = read_only.running.transport.offered_features();

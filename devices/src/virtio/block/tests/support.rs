@@ -1,9 +1,11 @@
 //! A device with a driver in front and a temporary file, or a scripted engine, behind.
 
 use std::collections::VecDeque;
+use std::fs::File;
 use std::num::NonZeroU16;
 use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::fs::FileExt;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use vm_memory::{Bytes, GuestAddress};
@@ -51,9 +53,11 @@ pub(super) const SECTORS: u64 = 2048;
 pub(super) struct Rig {
     pub(super) memory: GuestMemory,
     pub(super) running: Running,
-    pub(super) file: TempFile,
+    /// The same disk, seen from the host.
+    pub(super) file: File,
     pub(super) counters: Vec<Arc<QueueCounters>>,
     requests: u64,
+    _temporary: TempFile,
 }
 
 /// A request on the ring: its head, and where its status will be.
@@ -70,6 +74,8 @@ pub(super) struct Setup {
     pub(super) direct: bool,
     pub(super) alignment: Option<u64>,
     pub(super) queues: u16,
+    /// A block device to use instead of a temporary file.
+    pub(super) device: Option<PathBuf>,
 }
 
 impl Default for Setup {
@@ -81,6 +87,7 @@ impl Default for Setup {
             direct: false,
             alignment: None,
             queues: 1,
+            device: None,
         }
     }
 }
@@ -98,7 +105,8 @@ impl Setup {
 
     fn options(&self, file: &TempFile) -> BlockOptions {
         let options = DiskOptions { read_only: self.read_only, direct: self.direct };
-        let mut disk = Disk::open(file.as_path(), options).unwrap();
+        let path = self.device.as_deref().unwrap_or(file.as_path());
+        let mut disk = Disk::open(path, options).unwrap();
         if let Some(alignment) = self.alignment {
             disk.set_alignment(alignment);
         }
@@ -132,7 +140,9 @@ impl Setup {
         let memory = guest_memory(MEMORY);
         let counters = block.counters().to_vec();
         let running = Running::new(Box::new(block), &memory, self.features, QUEUES);
-        Rig { memory, running, file, counters, requests: 0 }
+        let path = self.device.as_deref().unwrap_or(file.as_path());
+        let host = File::options().read(true).write(true).open(path).unwrap();
+        Rig { memory, running, file: host, counters, requests: 0, _temporary: file }
     }
 }
 
@@ -206,12 +216,12 @@ impl Rig {
 
     pub(super) fn on_disk(&self, offset: u64, len: usize) -> Vec<u8> {
         let mut bytes = vec![0; len];
-        self.file.as_file().read_exact_at(&mut bytes, offset).unwrap();
+        self.file.read_exact_at(&mut bytes, offset).unwrap();
         bytes
     }
 
     pub(super) fn fill_disk(&self, offset: u64, bytes: &[u8]) {
-        self.file.as_file().write_all_at(bytes, offset).unwrap();
+        self.file.write_all_at(bytes, offset).unwrap();
     }
 
     /// Writes one range of a discard or write-zeroes request at `address`.

@@ -99,6 +99,25 @@ fn more_than_the_ring_holds_is_done_at_once() {
 }
 
 #[test]
+fn what_the_kernel_has_no_means_for_is_done_without_the_ring() {
+    let file = TempFile::new().unwrap();
+    let Some((_memory, mut ring)) = ring(&file, false) else { return };
+    for errno in [libc::EAGAIN, libc::ECANCELED] {
+        let (op, segments) = write(0);
+        assert!(matches!(ring.start(0, op, &segments), Started::InFlight));
+        ring.wait().unwrap();
+        ring.ring.completion().next().unwrap();
+        ring.in_flight -= 1;
+        let error = ring.outcome(0, -errno).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::WouldBlock);
+        assert!(matches!(ring.start(0, op, &segments), Started::Done(Ok(4096))));
+        assert!(matches!(ring.start(0, op, &segments), Started::InFlight));
+        ring.wait().unwrap();
+        assert_eq!(ring.completed().unwrap().1.unwrap(), 4096);
+    }
+}
+
+#[test]
 fn the_ring_does_nothing_but_transfers_on_its_disk() {
     let file = TempFile::new().unwrap();
     let Some((_memory, mut ring)) = ring(&file, false) else {

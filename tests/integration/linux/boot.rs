@@ -1,0 +1,134 @@
+//! Kernels of both kinds start by every entry they have, and find the machine that was asked for.
+
+use harness::{Need, Scratch, Vmm, artifacts};
+use libtest_mimic::Trial;
+
+use super::output_of;
+use crate::suite::trial;
+
+const REFERENCE: &[Need] = &[Need::LinuxKvm, Need::Guest];
+const DEBIAN: &[Need] = &[Need::LinuxKvm, Need::Guest, Need::DebianGuest];
+
+mod machine {
+    use super::*;
+
+    crate::suite::tests! { "linux::boot" needs REFERENCE;
+        root_disk,
+        one_processor_in_32_mib,
+        two_processors,
+        four_processors_of_two_threads_above_4_gib,
+        devices_and_clocks,
+        kernel_has_nothing_to_complain_about,
+    }
+}
+
+/// Every kernel by every entry, then the machines.
+pub fn tests() -> Vec<Trial> {
+    let kernels = ["bzImage", "bzImage.gzip", "bzImage.xz", "bzImage.zstd"].map(|kernel| {
+        trial(format!("linux::boot::{kernel}"), REFERENCE, || reference_boots(kernel, "auto"))
+    });
+    let entries = ["auto", "linux64", "pvh"].map(|entry| {
+        trial(format!("linux::boot::vmlinux_by_{entry}"), REFERENCE, || {
+            reference_boots("vmlinux", entry);
+        })
+    });
+    let debian = [("bzImage", "linux64"), ("vmlinux", "linux64"), ("vmlinux", "pvh")];
+    let debian = debian.map(|(kernel, entry)| {
+        let name = format!("linux::boot::debian_{kernel}_by_{entry}");
+        trial(name, DEBIAN, move || debian_boots(kernel, entry))
+    });
+    kernels.into_iter().chain(entries).chain(debian).chain(machine::tests()).collect()
+}
+
+fn reference_boots(kernel: &str, entry: &str) {
+    let vmm =
+        Vmm::new().kernel(artifacts::guest(kernel)).args(["--memory", "128M", "--boot", entry]);
+    let vmm = vmm.arg("--initrd").arg(artifacts::guest("initramfs.cpio"));
+    let text = output_of(vmm, "uname -r; cat /proc/cmdline");
+    assert!(text.contains("-vmm") && text.contains("vmm.run64="), "{text}");
+}
+
+/// The stock kernel needs its modules from an initrd before it sees any of our devices.
+fn debian_boots(kernel: &str, entry: &str) {
+    let vmm =
+        Vmm::new().kernel(artifacts::guest(&format!("debian-{kernel}"))).args(["--boot", entry]);
+    let vmm = vmm.arg("--initrd").arg(artifacts::guest("debian-initrd.img"));
+    let vmm = vmm.args(["--memory", "256M"]).disk(artifacts::guest("rootfs.img"), ",readonly");
+    let text = output_of(vmm, "uname -v; mount");
+    assert!(text.contains("Debian") && text.contains("/dev/vda on / type ext4 (ro"), "{text}");
+}
+
+/// What a newcomer types: a kernel and a disk, nothing else.
+fn root_disk() {
+    let scratch = Scratch::new();
+    let disk = scratch.copy(&artifacts::guest("rootfs.img"));
+    let vmm = Vmm::new().kernel(artifacts::guest("bzImage")).disk(&disk, "");
+    let mut guest = vmm.spawn().booted();
+    assert!(guest.shell("mount").contains("/dev/vda on / type ext4 (rw"));
+    assert_eq!(guest.shell("echo text >/root/file && sync && cat /root/file"), "text");
+    guest.power_off();
+}
+
+/// What the guest says about its processors: how many, and in which cores and sockets.
+const PROCESSORS: &str = "nproc; cd /sys/devices/system/cpu; for c in cpu[0-9]*; do \
+    echo $c $(cat $c/topology/physical_package_id $c/topology/core_id $c/topology/thread_siblings_list); done; \
+    sed -n 's/^MemTotal: *//p' /proc/meminfo";
+
+#[track_caller]
+fn processors(vmm: Vmm) -> (Vec<String>, u64) {
+    let text = output_of(vmm, PROCESSORS);
+    let mut lines: Vec<String> = text.lines().map(str::to_owned).collect();
+    let memory = lines.pop().and_then(|line| line.trim_end_matches(" kB").parse().ok());
+    (lines, memory.unwrap_or_else(|| panic!("{text}")))
+}
+
+fn one_processor_in_32_mib() {
+    let vmm = Vmm::new().kernel(artifacts::guest("vmlinux")).args(["--memory", "32M"]);
+    let (processors, memory) = processors(vmm.disk(artifacts::guest("rootfs.img"), ",readonly"));
+    assert_eq!(processors, ["1", "cpu0 0 0 0"]);
+    assert!(memory < 32 << 10, "{memory} kB");
+}
+
+fn two_processors() {
+    let (processors, memory) = processors(Vmm::linux().args(["--cpus", "2"]));
+    assert_eq!(processors, ["2", "cpu0 0 0 0", "cpu1 0 1 1"]);
+    assert!((90 << 10..128 << 10).contains(&memory), "{memory} kB");
+}
+
+fn four_processors_of_two_threads_above_4_gib() {
+    let vmm = Vmm::new().kernel(artifacts::guest("bzImage"));
+    let vmm = vmm.arg("--initrd").arg(artifacts::guest("initramfs.cpio"));
+    let vmm = vmm.args(["--memory", "4608M", "--cpus", "4,cores=2,threads=2"]);
+    let (processors, memory) = processors(vmm);
+    assert_eq!(processors, ["4", "cpu0 0 0 0-1", "cpu1 0 0 0-1", "cpu2 0 1 2-3", "cpu3 0 1 2-3"]);
+    assert!((4300 << 10..4608 << 10).contains(&memory), "{memory} kB");
+}
+
+fn devices_and_clocks() {
+    let mut guest = Vmm::linux().spawn().booted();
+    assert_eq!(guest.shell("cat /sys/class/misc/hw_random/rng_current"), "virtio_rng.0");
+    assert_eq!(guest.shell("dd if=/dev/hwrng bs=64 count=4 2>/dev/null | wc -c"), "256");
+    let clock = guest.shell("cat /sys/devices/system/clocksource/clocksource0/current_clocksource");
+    assert!(["kvm-clock", "tsc"].contains(&clock.as_str()), "{clock}");
+    assert_eq!(guest.shell("grep -c x2apic /proc/cpuinfo"), "1");
+    assert!(guest.shell("grep flags /proc/cpuinfo").contains(" hypervisor "));
+    let devices = guest.shell("ls /sys/bus/virtio/devices");
+    assert_eq!(devices.split_whitespace().count(), 2, "console and entropy: {devices}");
+    // Time passes as it does here: a second of sleep is no tenth and no ten.
+    let slept = guest.shell(
+        "a=$(cut -d. -f1 /proc/uptime); sleep 2; b=$(cut -d. -f1 /proc/uptime); echo $((b-a))",
+    );
+    assert!(["2", "3"].contains(&slept.as_str()), "two seconds of sleep took {slept}");
+    guest.power_off();
+}
+
+fn kernel_has_nothing_to_complain_about() {
+    let text = output_of(
+        Vmm::linux().args(["--cpus", "2"]),
+        "dmesg | grep -iE 'error|fail|bug|warn|unable|unhandled|invalid|cannot|disabled' || true",
+    );
+    // Words of the kernel's own, which are no complaints about the machine.
+    const HARMLESS: [&str; 3] = ["Command line:", "debug", "Spectre"];
+    let complaints = text.lines().filter(|line| !HARMLESS.iter().any(|word| line.contains(word)));
+    assert_eq!(complaints.collect::<Vec<_>>(), [""; 0]);
+}

@@ -1,0 +1,82 @@
+//! How a Linux guest ends, and how it is asked to.
+
+use harness::{Need, Vmm, base64};
+use libtest_mimic::Trial;
+
+use crate::suite::trial;
+
+mod reference {
+    use super::*;
+
+    crate::suite::tests! { "linux::lifecycle" needs &[Need::LinuxKvm, Need::Guest];
+        reboot,
+        reboot_restarts_if_told_so,
+        kernel_panic,
+        no_root_file_system,
+        status_chosen_by_a_command,
+        sigterm_presses_the_power_button,
+    }
+}
+
+/// All of them.
+pub fn tests() -> Vec<Trial> {
+    const NEEDS: &[Need] = &[Need::LinuxKvm, Need::Guest, Need::DebianGuest];
+    let name = "linux::lifecycle::debian_powers_off_by_its_button";
+    let debian = trial(name, NEEDS, debian_powers_off_by_its_button);
+    reference::tests().into_iter().chain([debian]).collect()
+}
+
+fn running(command: &str) -> Vmm {
+    Vmm::linux().args(["--append", &format!("vmm.run64={}", base64(command.as_bytes()))])
+}
+
+fn reboot() {
+    running("reboot -f").run().expect_code(110);
+}
+
+fn reboot_restarts_if_told_so() {
+    let mut guest = Vmm::linux().args(["--on-reboot", "restart", "--cpus", "2"]).spawn().booted();
+    for _ in 0..2 {
+        guest.send("reboot -f\n");
+        guest = guest.booted();
+    }
+    guest.power_off();
+}
+
+fn kernel_panic() {
+    running("echo c >/proc/sysrq-trigger").run().expect_code(111);
+}
+
+fn no_root_file_system() {
+    let vmm = Vmm::new().kernel(harness::artifacts::guest("bzImage")).args(["--memory", "128M"]);
+    let end = vmm.run().expect_code(111);
+    assert!(
+        end.stdout.contains("Unable to mount root"),
+        "the reason was not shown\n{}",
+        end.story()
+    );
+}
+
+fn status_chosen_by_a_command() {
+    running(r"printf '\052' | dd of=/dev/port bs=1 seek=244").run().expect_code(42);
+}
+
+fn sigterm_presses_the_power_button() {
+    for cpus in ["1", "2"] {
+        let guest = Vmm::linux().args(["--grace", "1h", "--cpus", cpus]).spawn().booted();
+        guest.signal(libc::SIGTERM);
+        guest.expect_exit(0);
+    }
+}
+
+/// Through the stock kernel's own button driver.
+fn debian_powers_off_by_its_button() {
+    use harness::artifacts::guest;
+    let vmm =
+        Vmm::new().kernel(guest("debian-bzImage")).arg("--initrd").arg(guest("debian-initrd.img"));
+    let vmm =
+        vmm.disk(guest("rootfs.img"), ",readonly").args(["--memory", "256M", "--grace", "1h"]);
+    let guest = vmm.spawn().booted();
+    guest.signal(libc::SIGTERM);
+    guest.expect_exit(0);
+}

@@ -1,0 +1,36 @@
+//! Tests with Linux guests. Booting one costs most of the time in an emulated machine, so a test asks a guest
+//! everything that belongs together.
+
+mod block;
+mod boot;
+mod console;
+mod lifecycle;
+mod net;
+
+use harness::{Vmm, base64};
+use libtest_mimic::Trial;
+
+/// All of them.
+pub fn tests() -> Vec<Trial> {
+    let lists = [boot::tests(), block::tests(), net::tests(), console::tests(), lifecycle::tests()];
+    lists.into_iter().flatten().collect()
+}
+
+/// Boots the guest of `vmm` to run `command` and nothing else; its output. The guest must power off.
+#[track_caller]
+fn output_of(vmm: Vmm, command: &str) -> String {
+    // The exit code of a command in the guest is not the machine's, so it is a mark in the output.
+    let script = format!("echo '<'; {{ {command}\n}} && echo '>'");
+    let end = vmm.args(["--append", &format!("vmm.run64={}", base64(script.as_bytes()))]).run();
+    let end = end.expect_code(0);
+    let text = end.stdout.replace("\r\n", "\n");
+    let inner = text.split_once("<\n").and_then(|(_, rest)| rest.rsplit_once(">\n"));
+    let (inner, _) = inner.unwrap_or_else(|| panic!("`{command}` failed\n{}", end.story()));
+    inner.to_owned()
+}
+
+/// The file sizes of tests that move data: small ones where the guest is slow.
+fn scaled(bytes: usize) -> usize {
+    let is_small = std::env::var("VMM_TEST_SCALE").is_ok_and(|scale| scale == "small");
+    if is_small { bytes / 16 } else { bytes }
+}

@@ -1,0 +1,70 @@
+//! The network card as Linux uses it, with a peer on the host's side of the tap.
+
+use harness::network::{
+    GUEST, HOST, PREFIX, Peer, Tap, cksum, in_own_network, interface_counter, interfaces, noise,
+};
+use harness::{Machine, Need, Vmm};
+use libtest_mimic::Trial;
+
+use super::scaled;
+use crate::suite::trial;
+
+const NEEDS: &[Need] = &[Need::LinuxKvm, Need::Guest, Need::Network];
+
+/// All of them, each in a network of its own.
+pub fn tests() -> Vec<Trial> {
+    let own = |name, test: fn()| trial(name, NEEDS, move || in_own_network(test));
+    vec![
+        own("linux::net::both_ways", both_ways),
+        own("linux::net::jumbo_frames", jumbo_frames),
+        own("linux::net::tap_made_by_vmm_is_gone_afterwards", tap_made_by_vmm),
+    ]
+}
+
+fn guest_on(net: &str) -> Machine {
+    let address = format!("vmm.ip={GUEST}/{PREFIX}");
+    Vmm::linux().args(["--net", net, "--append", &address]).spawn().booted()
+}
+
+fn both_ways() {
+    let _tap = Tap::new("tap0");
+    let mut guest = guest_on("tap=tap0,mac=02:00:00:00:00:42");
+    assert_eq!(guest.shell("cat /sys/class/net/eth0/address"), "02:00:00:00:00:42");
+    guest.shell(&format!("ping -c 2 {HOST}"));
+
+    let data = noise(scaled(64 << 20));
+    let peer = Peer::sending(data.clone());
+    let sum = guest.shell(&format!("nc {HOST} {} </dev/null | cksum", peer.port));
+    peer.finish();
+    assert_eq!(sum, format!("{} {}", cksum(&data), data.len()), "host to guest");
+
+    let peer = Peer::receiving();
+    let count = data.len() >> 16;
+    guest.shell(&format!("dd if=/dev/urandom of=/tmp/data bs=64k count={count} 2>/dev/null"));
+    guest.shell(&format!("nc {HOST} {} </tmp/data", peer.port));
+    let received = peer.finish();
+    let sum = guest.shell("cksum </tmp/data");
+    assert_eq!(sum, format!("{} {}", cksum(&received), received.len()), "guest to host");
+    guest.power_off();
+}
+
+fn jumbo_frames() {
+    let tap = Tap::new("tap0");
+    tap.set_mtu(9000);
+    let mut guest = guest_on("tap=tap0,mtu=9000");
+    assert_eq!(guest.shell("cat /sys/class/net/eth0/mtu"), "9000");
+    guest.shell(&format!("ping -c 1 {HOST}"));
+    let before = interface_counter("tap0", "rx_packets");
+    guest.shell(&format!("ping -c 3 -s 8900 {HOST}"));
+    let frames = interface_counter("tap0", "rx_packets") - before;
+    // In pieces of 1500 bytes it would be six times as many.
+    assert!((3..10).contains(&frames), "{frames} frames for three pings");
+    guest.power_off();
+}
+
+fn tap_made_by_vmm() {
+    let guest = guest_on("tap=made0");
+    assert!(interfaces().contains(&"made0".to_owned()), "{:?}", interfaces());
+    guest.power_off();
+    assert_eq!(interfaces(), ["lo"]);
+}
