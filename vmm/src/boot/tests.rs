@@ -222,7 +222,7 @@ fn a_kernel_beyond_the_first_page_tables_is_refused() {
     fs::write(&path, far.bytes()).unwrap();
     let error = load_kernel(&path, BootProtocol::Auto, &memory).unwrap_err();
     assert!(error.to_string().contains("beyond the reach"), "{error}");
-    fs::write(&path, bzimage(64, 0x7fff_f000)).unwrap();
+    fs::write(&path, bzimage(64, 0x6000_0000)).unwrap();
     let error = load_kernel(&path, BootProtocol::Auto, &memory).unwrap_err();
     assert!(error.to_string().contains("beyond"), "{error}");
 }
