@@ -1,14 +1,14 @@
 // Joins standard input and output to a vsock stream, which busybox cannot.
 // usage: vsock connect CID PORT | vsock listen PORT
 //
-// End of input shuts the sending half down; the program ends when the peer does so too.
+// The end of its input shuts the sending half down; the program ends when the peer has done the same.
 
 #include <linux/vm_sockets.h>
-#include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 static void fail(const char *what) {
@@ -46,17 +46,13 @@ static int accepted(unsigned port) {
     return stream;
 }
 
-// Moves what is there from one side to the other; false at its end.
-static int moved(int from, int to) {
+static void copy(int from, int to) {
     char buffer[65536];
-    ssize_t length = read(from, buffer, sizeof buffer);
+    ssize_t length, part;
+    while ((length = read(from, buffer, sizeof buffer)) > 0)
+        for (ssize_t done = 0; done < length; done += part)
+            if ((part = write(to, buffer + done, (size_t)(length - done))) < 0) fail("vsock: write");
     if (length < 0) fail("vsock: read");
-    for (ssize_t done = 0; done < length;) {
-        ssize_t part = write(to, buffer + done, (size_t)(length - done));
-        if (part < 0) fail("vsock: write");
-        done += part;
-    }
-    return length > 0;
 }
 
 int main(int count, char **word) {
@@ -69,13 +65,16 @@ int main(int count, char **word) {
         fputs("usage: vsock connect CID PORT | vsock listen PORT\n", stderr);
         return 2;
     }
-    struct pollfd side[] = {{.fd = STDIN_FILENO, .events = POLLIN}, {.fd = stream, .events = POLLIN}};
-    for (;;) {
-        if (poll(side, 2, -1) < 0) fail("vsock: poll");
-        if (side[0].revents && !moved(STDIN_FILENO, stream)) {
-            shutdown(stream, SHUT_WR);
-            side[0].fd = -1;
-        }
-        if (side[1].revents && !moved(stream, STDOUT_FILENO)) return 0;
+    // A process for each direction, so that neither waits for the other.
+    pid_t sender = fork();
+    if (sender < 0) fail("vsock: fork");
+    if (sender == 0) {
+        copy(STDIN_FILENO, stream);
+        shutdown(stream, SHUT_WR);
+        return 0;
     }
+    copy(stream, STDOUT_FILENO);
+    int status;
+    if (waitpid(sender, &status, 0) < 0) fail("vsock: wait");
+    return WIFEXITED(status) ? WEXITSTATUS(status) : 1;
 }

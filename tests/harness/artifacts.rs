@@ -20,7 +20,7 @@ pub fn vmm() -> PathBuf {
 /// The guest file `name`: in `VMM_GUEST_DIR`, or where `make guests` puts it.
 #[must_use]
 pub fn guest(name: &str) -> PathBuf {
-    let made = || target().join("guest");
+    let made = || workspace().join("target/guest");
     env::var_os("VMM_GUEST_DIR").map_or_else(made, PathBuf::from).join(name)
 }
 

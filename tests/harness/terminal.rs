@@ -63,11 +63,10 @@ impl Terminal {
         Self { master, slave }
     }
 
-    /// The same terminal once more, to look at it when its user is gone.
+    /// The terminal as one that nobody uses any more, when its user is gone.
     #[must_use]
-    pub fn again(&self) -> Self {
-        let again = |side: &OwnedFd| side.try_clone().unwrap();
-        Self { master: again(&self.master), slave: again(&self.slave) }
+    pub fn observer(&self) -> Observer {
+        Observer(self.master.try_clone().unwrap())
     }
 
     /// The side that a program uses.
@@ -94,10 +93,21 @@ impl Terminal {
     /// How the terminal is set.
     #[must_use]
     pub fn settings(&self) -> Settings {
+        self.observer().settings()
+    }
+}
+
+/// Looks at a terminal without keeping it open for its programs.
+pub struct Observer(OwnedFd);
+
+impl Observer {
+    /// How the terminal is set.
+    #[must_use]
+    pub fn settings(&self) -> Settings {
         // SAFETY: a termios of zeros is valid, if meaningless.
         let mut now: libc::termios = unsafe { std::mem::zeroed() };
         // SAFETY: `now` is a termios to be filled.
-        let result = unsafe { libc::tcgetattr(self.slave.as_raw_fd(), &raw mut now) };
+        let result = unsafe { libc::tcgetattr(self.0.as_raw_fd(), &raw mut now) };
         assert_eq!(result, 0, "tcgetattr: {}", std::io::Error::last_os_error());
         Settings {
             input: now.c_iflag,

@@ -28,7 +28,7 @@ fn on_raw_terminal() -> Machine {
 #[track_caller]
 fn expect_restored(machine: Machine, code: i32, end_it: impl FnOnce(&mut Machine)) {
     let mut machine = machine;
-    let (terminal, fresh) = (machine.terminal().again(), harness::terminal::Terminal::new());
+    let (terminal, fresh) = (machine.terminal().observer(), harness::terminal::Terminal::new());
     end_it(&mut machine);
     machine.expect_exit(code);
     assert_eq!(terminal.settings(), fresh.settings());

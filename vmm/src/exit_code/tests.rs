@@ -48,3 +48,12 @@ fn the_help_names_each_row() {
         assert_eq!(line.trim(), format!("{}  {}", row.range(), row.meaning));
     }
 }
+
+#[test]
+fn the_readme_has_the_same_table() {
+    let readme = include_str!("../../../README.md");
+    for row in TABLE {
+        let line = format!("| {} | {} |", row.range(), row.meaning);
+        assert!(readme.contains(&line), "README.md lacks: {line}");
+    }
+}

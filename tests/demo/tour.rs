@@ -1,0 +1,73 @@
+//! The tour: what a guest is told and what it does, compared with what the host sees of it.
+
+use std::path::Path;
+use std::process::Command;
+
+use harness::network::{GUEST, HOST, PREFIX, Peer, Tap, cksum, noise};
+use harness::{Machine, Vmm, artifacts};
+
+/// What goes over the network each way.
+const TRANSFER: usize = 64 << 20;
+
+/// Takes the tour with a guest on `disk`. Panics where guest and host do not agree.
+pub fn take(disk: &Path) {
+    let _tap = Tap::new("tap0");
+    let vmm = Vmm::new()
+        .kernel(artifacts::guest("bzImage"))
+        .disk(disk, "")
+        .args(["--cpus", "2", "--memory", "512M", "--net", "tap=tap0"])
+        .args(["--append", &format!("vmm.ip={GUEST}/{PREFIX}")]);
+    super::step("vmm --kernel bzImage --disk rootfs.img --cpus 2 --memory 512M --net tap=tap0");
+    let mut guest = vmm.spawn().booted();
+
+    super::step("what the guest sees");
+    show(&mut guest, "uname -a");
+    show(&mut guest, "grep -m1 'model name' /proc/cpuinfo; echo \"$(nproc) processors\"");
+    show(&mut guest, "grep -E 'MemTotal|MemFree' /proc/meminfo");
+    show(&mut guest, "df -h / | tail -n 1");
+
+    super::step("the network, both ways");
+    show(&mut guest, &format!("ping -c 3 {HOST}"));
+    let data = noise(TRANSFER);
+    let peer = Peer::sending(data.clone());
+    let got =
+        show(&mut guest, &format!("nc {HOST} {} </dev/null | tee /tmp/data | cksum", peer.port));
+    peer.finish();
+    let sent = format!("{} {}", cksum(&data), data.len());
+    println!("   host: {sent}");
+    assert_eq!(got, sent, "the guest received something else than the host sent");
+    let peer = Peer::receiving();
+    show(&mut guest, &format!("nc {HOST} {} </tmp/data", peer.port));
+    assert_eq!(peer.finish(), data, "the host received something else than the guest sent");
+    println!("   host: {} MiB came back unchanged", TRANSFER >> 20);
+
+    super::step("the disk");
+    show(&mut guest, "echo \"written by the guest, $(date)\" >/root/note && cat /root/note");
+    let note = guest.shell("cat /root/note");
+    super::step("power off");
+    let end = guest.power_off();
+    println!("   vmm: {}", end.last_line().trim_start_matches("vmm: "));
+    let read = read_from_image(disk, "/root/note");
+    println!("   host, from rootfs.img: {read}");
+    assert_eq!(read, note, "the host finds something else on the disk");
+    println!("exit code {}", end.code.unwrap_or(-1));
+}
+
+/// Runs a command in the guest and shows both, indented.
+fn show(guest: &mut Machine, command: &str) -> String {
+    println!("   vmm# {command}");
+    let output = guest.shell(command);
+    output.lines().for_each(|line| println!("   {line}"));
+    output
+}
+
+fn read_from_image(disk: &Path, file: &str) -> String {
+    let path = format!("{}:/sbin:/usr/sbin", std::env::var("PATH").unwrap_or_default());
+    let output = Command::new("debugfs")
+        .env("PATH", path)
+        .args(["-R", &format!("cat {file}")])
+        .arg(disk)
+        .output()
+        .unwrap_or_else(|e| panic!("debugfs: {e}"));
+    String::from_utf8_lossy(&output.stdout).trim_end().to_owned()
+}
