@@ -5,7 +5,6 @@
 
 use std::fs::File;
 use std::io::Read;
-use std::num::NonZeroU16;
 use std::sync::{Arc, Mutex};
 
 use arch::cpuid::CpuFacts;
@@ -29,7 +28,7 @@ use vm_memory::{Bytes, GuestAddress};
 use vmm_sys_util::eventfd::EventFd;
 
 use crate::boot::{self, Entry, Kernel};
-use crate::config::{Cpus, DiskPlan, NetPlan, NetSource, Plan};
+use crate::config::{Cpus, DiskEngine, DiskPlan, NetPlan, NetSource, Plan};
 use crate::consoles::{Consoles, OnLoop};
 use crate::device_manager::{AttachError, DeviceManager};
 use crate::end::Ending;
@@ -244,11 +243,15 @@ fn attach_virtio(
 }
 
 fn block(plan: &DiskPlan) -> Result<Block, BuildError> {
-    let options = DiskOptions { read_only: plan.read_only, ..Default::default() };
+    let options = DiskOptions { read_only: plan.read_only, direct: plan.direct };
     let disk = Arc::new(Disk::open(&plan.path, options)?);
     let serial = Some(plan.serial.parse()?);
-    let (id, queues) = (plan.id.clone(), NonZeroU16::MIN);
-    Ok(Block::new(BlockOptions { id, serial, disk, queues, engine: Engine::Sync }))
+    let engine = match plan.engine {
+        DiskEngine::Sync => Engine::Sync,
+        DiskEngine::Uring => Engine::IoUring,
+    };
+    let (id, queues) = (plan.id.clone(), plan.queues);
+    Ok(Block::new(BlockOptions { id, serial, disk, queues, engine }))
 }
 
 fn network(plan: &NetPlan) -> Result<Net, BuildError> {

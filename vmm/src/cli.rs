@@ -174,11 +174,12 @@ struct MachineArgs {
 #[derive(Debug, clap::Args)]
 #[command(next_help_heading = "Devices")]
 struct DeviceArgs {
-    /// Disk: PATH[,readonly][,root][,id=ID][,serial=TEXT][,format=raw] [repeatable]
+    /// Disk: PATH[,readonly][,root][,id=ID][,serial=TEXT][,format=raw][,engine=sync|uring][,direct][,queues=N]
+    /// [repeatable]
     ///
     /// An image or a block device. The first one holds the root file system unless another one says root; it
     /// is /dev/vda in the guest. A comma in a path is doubled; a path that looks like an option is written
-    /// path=PATH.
+    /// path=PATH. uring has many transfers under way at once; direct bypasses the host's page cache.
     #[arg(long, value_name = "DISK")]
     disk: Vec<DiskConfig>,
     /// Network card: tap=NAME|fd=N[,mac=MAC][,mtu=N][,id=ID] [repeatable]

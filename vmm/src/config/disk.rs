@@ -3,6 +3,7 @@
 //! No file is opened here, and no format is ever guessed from what a file contains: a guest that can write
 //! its disk could otherwise choose how the host reads it.
 
+use std::num::NonZeroU16;
 use std::path::PathBuf;
 use std::str::FromStr;
 
@@ -10,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use super::error::ConfigError;
 use super::id::{Ids, Kind};
-use super::value::{Part, ValueError, split_list};
+use super::value::{Part, ValueError, parse_u16, split_list};
 
 /// Bytes of a disk's serial number (virtio 1.3, 5.2.6: the answer to `VIRTIO_BLK_T_GET_ID`).
 pub const SERIAL_MAX: usize = 20;
@@ -35,6 +36,36 @@ impl FromStr for DiskFormat {
     }
 }
 
+/// How a disk's transfers are made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum DiskEngine {
+    /// Plain system calls, one after the other.
+    #[default]
+    Sync,
+    /// Many at once through io_uring; where the host forbids it, plain system calls.
+    Uring,
+}
+
+impl FromStr for DiskEngine {
+    type Err = ValueError;
+
+    fn from_str(text: &str) -> Result<Self, ValueError> {
+        match text {
+            "sync" => Ok(Self::Sync),
+            "uring" => Ok(Self::Uring),
+            _ => Err(ValueError::Word {
+                what: "engine",
+                text: text.to_owned(),
+                known: "sync, uring",
+            }),
+        }
+    }
+}
+
+/// Most queues of one disk: one per vCPU is the most that helps, and each costs descriptors.
+pub const DISK_QUEUES: std::ops::RangeInclusive<u16> = 1..=64;
+
 /// What the user says about a disk.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct DiskConfig {
@@ -48,6 +79,12 @@ pub struct DiskConfig {
     pub serial: Option<String>,
     /// Its format.
     pub format: Option<DiskFormat>,
+    /// How its transfers are made.
+    pub engine: Option<DiskEngine>,
+    /// Whether transfers bypass the host's page cache.
+    pub direct: Option<bool>,
+    /// Number of queues.
+    pub queues: Option<u16>,
     /// Whether it holds the root file system; when nothing is said about any disk, the first one does.
     pub root: Option<bool>,
     /// The GPT partition of the root file system; without it, the whole disk is meant.
@@ -55,11 +92,13 @@ pub struct DiskConfig {
 }
 
 /// The parts of `--disk`, for its errors.
-const FORMS: &str = "path=PATH, readonly, root, id=ID, serial=TEXT, format=raw";
+const FORMS: &str = "path=PATH, readonly, root, id=ID, serial=TEXT, format=raw, engine=sync|uring, direct, queues=N";
 const PATH: &str = "path=PATH";
+/// The parts that have a value: with one of these, the first part is not a path.
+const KEYS: [&str; 6] = ["path", "id", "serial", "format", "engine", "queues"];
 
-/// Reads `PATH[,readonly][,root][,id=ID][,serial=TEXT][,format=raw]`. The path may also be written
-/// `path=PATH` anywhere; a comma in it is doubled.
+/// Reads `PATH[,readonly][,root][,id=ID][,serial=TEXT][,format=raw][,engine=sync|uring][,direct][,queues=N]`.
+/// The path may also be written `path=PATH` anywhere; a comma in it is doubled.
 impl FromStr for DiskConfig {
     type Err = ValueError;
 
@@ -82,6 +121,11 @@ impl FromStr for DiskConfig {
                 "root" => disk.root = Some(part.word("root").map(|()| true)?),
                 "id" => disk.id = Some(part.value("id=ID")?),
                 "serial" => disk.serial = Some(part.value("serial=TEXT")?),
+                "engine" => disk.engine = Some(part.value("engine=sync|uring")?.parse()?),
+                "direct" => disk.direct = Some(part.word("direct").map(|()| true)?),
+                "queues" => {
+                    disk.queues = Some(parse_u16("queues", &part.value("queues=N")?)?);
+                }
                 "format" => disk.format = Some(part.value("format=raw")?.parse()?),
                 _ => {
                     return Err(ValueError::UnknownPart { text: part.key, known: FORMS });
@@ -95,7 +139,7 @@ impl FromStr for DiskConfig {
 
 /// Whether the first part is one of the keys rather than a path that happens to contain "=".
 fn starts_with_key(part: &Part) -> bool {
-    part.value.is_some() && matches!(part.key.as_str(), "path" | "id" | "serial" | "format")
+    part.value.is_some() && KEYS.contains(&part.key.as_str())
 }
 
 fn rejoin(part: Part) -> String {
@@ -119,6 +163,12 @@ pub struct DiskPlan {
     pub serial: String,
     /// Its format.
     pub format: DiskFormat,
+    /// How its transfers are made.
+    pub engine: DiskEngine,
+    /// Whether transfers bypass the host's page cache.
+    pub direct: bool,
+    /// Number of queues, within [`DISK_QUEUES`].
+    pub queues: NonZeroU16,
 }
 
 /// The file system that the kernel is told to mount as its root.
@@ -147,6 +197,9 @@ pub(super) fn resolve(
         }
         let plan = DiskPlan {
             serial: serial(&id, disk.serial)?,
+            queues: queues(&id, disk.queues)?,
+            engine: disk.engine.unwrap_or_default(),
+            direct: disk.direct.unwrap_or(false),
             id,
             path: disk.path,
             read_only: disk.read_only.unwrap_or(false),
@@ -174,6 +227,13 @@ fn find_root(disks: &[DiskConfig]) -> Result<Option<usize>, ConfigError> {
     }
 }
 
+fn queues(id: &str, queues: Option<u16>) -> Result<NonZeroU16, ConfigError> {
+    let queues = queues.unwrap_or(1);
+    NonZeroU16::new(queues)
+        .filter(|queues| DISK_QUEUES.contains(&queues.get()))
+        .ok_or_else(|| ConfigError::DiskQueues { id: id.to_owned(), queues })
+}
+
 /// The serial number: the user's, or as much of the id as fits, so that `/dev/disk/by-id` tells disks apart.
 fn serial(id: &str, serial: Option<String>) -> Result<String, ConfigError> {
     let Some(serial) = serial else {
@@ -181,7 +241,7 @@ fn serial(id: &str, serial: Option<String>) -> Result<String, ConfigError> {
         return Ok(id.chars().take(SERIAL_MAX).collect());
     };
     let printable = serial.bytes().all(|byte| byte.is_ascii_graphic() || byte == b' ');
-    if serial.len() > SERIAL_MAX || !printable {
+    if serial.is_empty() || serial.len() > SERIAL_MAX || !printable {
         return Err(ConfigError::DiskSerial { id: id.to_owned(), serial });
     }
     Ok(serial)

@@ -106,8 +106,17 @@ pub enum ConfigError {
         second: PathBuf,
     },
     /// A serial number that does not fit.
+    /// A number of queues that no disk has.
+    #[error("disk {id}: {queues} queues are not possible: use 1 to 64")]
+    DiskQueues {
+        /// The disk.
+        id: String,
+        /// The number.
+        queues: u16,
+    },
+    /// A serial number that a guest cannot be shown.
     #[error(
-        "disk {id}: serial {serial:?} does not fit: use at most {SERIAL_MAX} printable ASCII characters"
+        "disk {id}: serial {serial:?} does not fit: use 1 to {SERIAL_MAX} printable ASCII characters"
     )]
     DiskSerial {
         /// The disk.
@@ -132,7 +141,7 @@ pub enum ConfigError {
         partuuid: String,
     },
     /// An MTU that no card has.
-    #[error("net {id}: mtu {mtu} is not possible: use 68 to 65535")]
+    #[error("net {id}: mtu {mtu} is not possible: use 68 to 65521")]
     Mtu {
         /// The network card.
         id: String,

@@ -26,7 +26,7 @@ use serde::{Deserialize, Serialize};
 pub use cmdline::{CMDLINE_MAX, CmdlineConfig};
 pub use console::{ConsoleTarget, SOCKET_PATH_MAX};
 pub use cpus::{Cpus, CpusConfig};
-pub use disk::{DiskConfig, DiskFormat, DiskPlan, SERIAL_MAX};
+pub use disk::{DISK_QUEUES, DiskConfig, DiskEngine, DiskFormat, DiskPlan, SERIAL_MAX};
 pub use error::ConfigError;
 pub use file::FileError;
 pub use id::{ID_MAX, Kind};

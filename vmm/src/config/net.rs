@@ -12,8 +12,9 @@ use super::error::ConfigError;
 use super::id::{Ids, Kind};
 use super::value::{Part, ValueError, parse_mac, parse_u16, split_list};
 
-/// MTUs that a card can have: from IPv4's smallest to what 16 bits hold (virtio 1.3, 5.1.4.1).
-pub const MTU: std::ops::RangeInclusive<u16> = 68..=65535;
+/// MTUs that a card can have: from IPv4's smallest to what a tap can have with its 14 bytes of Ethernet header
+/// (virtio 1.3, 5.1.4.1, would allow 65535).
+pub const MTU: std::ops::RangeInclusive<u16> = 68..=65521;
 /// Bytes of an interface's name (Linux, `IFNAMSIZ` less the NUL).
 pub const TAP_NAME_MAX: usize = 15;
 

@@ -15,13 +15,16 @@ fn plan(texts: &[&str]) -> Result<(Vec<DiskPlan>, Option<Root>), String> {
 #[test]
 fn every_part_is_read() {
     assert_eq!(
-        read("a.img,readonly,root,id=x,serial=S 1,format=raw"),
+        read("a.img,readonly,root,id=x,serial=S 1,format=raw,engine=uring,direct,queues=4"),
         DiskConfig {
             path: "a.img".into(),
             read_only: Some(true),
             id: Some("x".to_owned()),
             serial: Some("S 1".to_owned()),
             format: Some(DiskFormat::Raw),
+            engine: Some(DiskEngine::Uring),
+            direct: Some(true),
+            queues: Some(4),
             root: Some(true),
             partuuid: None,
         }
@@ -57,17 +60,20 @@ fn every_mistake_has_its_message() {
         ("a,id", "\"id\" must be written id=ID"),
         ("a,id=", "\"id\" must be written id=ID"),
         ("a,serial", "\"serial\" must be written serial=TEXT"),
+        ("a,engine=aio", "engine: \"aio\" is none of sync, uring"),
+        ("a,direct=1", "\"direct\" must be written direct"),
+        ("a,queues=x", "queues: \"x\" is not a whole number from 0 to 65535"),
         ("a,format=qcow2", "format: \"qcow2\" is none of raw"),
         ("a,readonly,readonly", "\"readonly\" is given twice"),
         (
             "a,read-only",
             "unknown part \"read-only\"; did you mean \"readonly\"?; \
-             known: path=PATH, readonly, root, id=ID, serial=TEXT, format=raw",
+             known: path=PATH, readonly, root, id=ID, serial=TEXT, format=raw, engine=sync|uring, direct, queues=N",
         ),
         (
             "a,seral=1",
             "unknown part \"seral\"; did you mean \"serial\"?; \
-             known: path=PATH, readonly, root, id=ID, serial=TEXT, format=raw",
+             known: path=PATH, readonly, root, id=ID, serial=TEXT, format=raw, engine=sync|uring, direct, queues=N",
         ),
         ("a,", "\"a,\" has an empty part: remove the comma, or double it if it belongs to a name"),
     ] {
@@ -84,6 +90,9 @@ fn defaults() {
         read_only,
         serial: id.to_owned(),
         format: DiskFormat::Raw,
+        engine: DiskEngine::Sync,
+        direct: false,
+        queues: NonZeroU16::MIN,
     };
     assert_eq!(disks, [disk("disk0", "a", false), disk("disk1", "b", true)]);
     assert_eq!(root, Some(Root { partuuid: None, read_only: false }));
@@ -137,5 +146,16 @@ fn a_partition_belongs_to_the_root_and_is_one_word() {
     assert!(resolve(vec![disk(uuid, Some(false))]).is_err());
     for broken in ["", "a b", "a\"", "a\n", "é"] {
         assert!(resolve(vec![disk(broken, Some(true))]).is_err(), "{broken}");
+    }
+}
+
+#[test]
+fn queues_have_limits() {
+    for queues in ["1", "64"] {
+        assert!(plan(&[&format!("a,queues={queues}")]).is_ok(), "{queues}");
+    }
+    for queues in ["0", "65", "65535"] {
+        let message = format!("disk disk0: {queues} queues are not possible: use 1 to 64");
+        assert_eq!(plan(&[&format!("a,queues={queues}")]).unwrap_err(), message);
     }
 }

@@ -9,8 +9,8 @@ use serde::{Deserialize, Deserializer};
 
 use super::FileError;
 use crate::config::{
-    BootProtocol, CmdlineConfig, ConsoleTarget, CpusConfig, DiskConfig, DiskFormat, NetConfig,
-    NetSource, OnReboot, ValueError, VmConfig, parse_duration, parse_level, parse_mac,
+    BootProtocol, CmdlineConfig, ConsoleTarget, CpusConfig, DiskConfig, DiskEngine, DiskFormat,
+    NetConfig, NetSource, OnReboot, ValueError, VmConfig, parse_duration, parse_level, parse_mac,
 };
 
 /// The whole file.
@@ -70,6 +70,8 @@ struct Drive {
     // Our own.
     serial: Option<String>,
     format: Option<DiskFormat>,
+    direct: Option<bool>,
+    queues: Option<u16>,
 }
 
 #[derive(Deserialize)]
@@ -78,7 +80,7 @@ enum CacheType {
     Writeback,
 }
 
-#[derive(Deserialize, PartialEq)]
+#[derive(Deserialize)]
 enum IoEngine {
     Sync,
     Async,
@@ -265,8 +267,10 @@ impl Drive {
         let key = |name: &str| format!("{place}.{name}");
         unsupported(self.rate_limiter.0, key("rate_limiter"), RATE_LIMITER)?;
         unsupported(self.socket.0, key("socket"), "there are no vhost-user disks")?;
-        let engine = self.io_engine == Some(IoEngine::Async);
-        unsupported(engine, key("io_engine"), "there is no asynchronous engine; use \"Sync\"")?;
+        let engine = self.io_engine.map(|engine| match engine {
+            IoEngine::Sync => DiskEngine::Sync,
+            IoEngine::Async => DiskEngine::Uring,
+        });
         let path = self.path_on_host.ok_or_else(|| FileError::Keys {
             key: place.to_owned(),
             what: "path_on_host is missing: add the path of the image",
@@ -277,6 +281,9 @@ impl Drive {
             id: self.drive_id,
             serial: self.serial,
             format: self.format,
+            engine,
+            direct: self.direct,
+            queues: self.queues,
             root: self.is_root_device,
             partuuid: self.partuuid,
         })

@@ -1,7 +1,7 @@
 use super::*;
 use crate::config::{
-    BootProtocol, CmdlineConfig, ConsoleTarget, CpusConfig, DiskConfig, DiskFormat, NetConfig,
-    NetSource, OnReboot,
+    BootProtocol, CmdlineConfig, ConsoleTarget, CpusConfig, DiskConfig, DiskEngine, DiskFormat,
+    NetConfig, NetSource, OnReboot,
 };
 use log::LevelFilter;
 use std::time::Duration;
@@ -79,6 +79,7 @@ fn a_firecracker_file_is_read_whole() {
             read_only: Some(false),
             id: Some("rootfs".to_owned()),
             root: Some(true),
+            engine: Some(DiskEngine::Sync),
             ..DiskConfig::default()
         }],
         cpus: Some(CpusConfig::new(2)),
@@ -106,7 +107,7 @@ fn our_own_keys_say_what_the_flags_can_say() {
         "append_args": ["a", "b"],
         "protocol": "pvh"
       },
-      "drives": [{ "path_on_host": "d", "is_read_only": true, "serial": "S", "format": "raw" }],
+      "drives": [{ "path_on_host": "d", "is_read_only": true, "serial": "S", "format": "raw", "io_engine": "Async", "direct": true, "queues": 2 }],
       "machine-config": { "vcpu_count": 8, "cores": 2, "threads": 2, "sockets": 2 },
       "network-interfaces": [{ "fd": 7, "mtu": 1400 }],
       "entropy": { "enabled": false },
@@ -127,6 +128,9 @@ fn our_own_keys_say_what_the_flags_can_say() {
             read_only: Some(true),
             serial: Some("S".to_owned()),
             format: Some(DiskFormat::Raw),
+            engine: Some(DiskEngine::Uring),
+            direct: Some(true),
+            queues: Some(2),
             ..DiskConfig::default()
         }],
         cpus: Some(CpusConfig { count: 8, cores: Some(2), threads: Some(2), sockets: Some(2) }),
@@ -162,7 +166,6 @@ fn what_does_not_exist_here_is_refused_by_name() {
             "drives[1].rate_limiter",
         ),
         (r#"{"drives": [{"socket": "s"}]}"#, "drives[0].socket"),
-        (r#"{"drives": [{"io_engine": "Async"}]}"#, "drives[0].io_engine"),
         (
             r#"{"network-interfaces": [{"rx_rate_limiter": {"ops": null}}]}"#,
             "network-interfaces[0].rx_rate_limiter",

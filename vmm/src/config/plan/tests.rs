@@ -54,8 +54,8 @@ fn the_plan_as_json() {
         "cpus": { "count": 4, "cores": 2, "threads": 2, "sockets": 1 },
         "memory_bytes": 1_073_741_824,
         "disks": [
-            { "id": "disk0", "path": "r.img", "read_only": true, "serial": "disk0", "format": "raw" },
-            { "id": "data", "path": "d.img", "read_only": false, "serial": "S", "format": "raw" },
+            { "id": "disk0", "path": "r.img", "read_only": true, "serial": "disk0", "format": "raw", "engine": "sync", "direct": false, "queues": 1 },
+            { "id": "data", "path": "d.img", "read_only": false, "serial": "S", "format": "raw", "engine": "sync", "direct": false, "queues": 1 },
         ],
         "nets": [
             {
