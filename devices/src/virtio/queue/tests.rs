@@ -11,6 +11,9 @@ const NEXT: u16 = 1;
 const WRITE: u16 = 2;
 const INDIRECT: u16 = 4;
 
+/// A raw descriptor: address, length, flags, next.
+type Raw = (u64, u32, u16, u16);
+
 struct Bench {
     queue: Queue,
     driver: DriverQueue,
@@ -93,7 +96,7 @@ fn a_chain_of_the_whole_queue_is_accepted_and_one_more_is_a_loop() {
 fn every_malformed_chain_is_named() {
     let end = RAM as u64;
     // (descriptors as (address, length, flags, next), what must be found)
-    let cases: Vec<(Vec<(u64, u32, u16, u16)>, ChainFault)> = vec![
+    let cases: Vec<(Vec<Raw>, ChainFault)> = vec![
         (vec![(BUFFER, 0, 0, 0)], ChainFault::Empty),
         (vec![(BUFFER, 1, NEXT, 0)], ChainFault::Loop),
         (vec![(BUFFER, 1, NEXT, 16)], ChainFault::Index { index: 16, size: 16 }),
