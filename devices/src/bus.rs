@@ -23,6 +23,8 @@ pub trait BusDevice: Send {
 /// What a register write asks of the machine as a whole.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Effect {
+    /// The guest's userspace runs.
+    Booted,
     /// The guest powered itself off.
     PowerOff,
     /// The guest asked for a reset.

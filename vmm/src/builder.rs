@@ -18,7 +18,7 @@ use devices::bus::BusDevice;
 use devices::legacy::i8042::I8042;
 use devices::legacy::serial::{Serial, SerialInput};
 use devices::memory::GuestMemory;
-use devices::platform::{DebugExit, POWER_PORTS, Power, PvPanic};
+use devices::platform::{BootTimer, DebugExit, POWER_PORTS, Power, PvPanic};
 use devices::virtio::block::{Block, BlockOptions, SerialError};
 use devices::virtio::console::Console;
 use devices::virtio::net::{MacAddress, Mtu, Net, NetError, NetOptions};
@@ -28,6 +28,7 @@ use vm_memory::{Bytes, GuestAddress};
 use vmm_sys_util::eventfd::EventFd;
 
 use crate::boot::{self, Entry, Kernel};
+use crate::boot_trace::{self, Stage};
 use crate::config::{Cpus, DiskEngine, DiskPlan, NetPlan, NetSource, Plan};
 use crate::consoles::{Consoles, OnLoop};
 use crate::device_manager::{AttachError, DeviceManager};
@@ -140,9 +141,11 @@ pub struct Persistent<'a> {
 /// [`BuildError`]; nothing is left behind.
 pub fn build(plan: &Plan, around: &Persistent<'_>) -> Result<Microvm, BuildError> {
     let kvm = Kvm::open()?;
+    boot_trace::mark(Stage::KvmOpen);
     let topology = topology(plan, &kvm)?;
     let memory = memory::reserve(plan.memory_bytes)?;
     let vm = Vm::new(&kvm, memory.clone())?;
+    boot_trace::mark(Stage::Memory);
 
     let kernel = boot::load_kernel(&plan.kernel, plan.boot, &memory)?;
     let initrd = plan.initrd.as_deref();
@@ -171,6 +174,7 @@ pub fn build(plan: &Plan, around: &Persistent<'_>) -> Result<Microvm, BuildError
         power_button_gsi: layout::POWER_BUTTON_GSI,
     };
     let registers = write_boot_tables(&memory, &machine, &kernel)?;
+    boot_trace::mark(Stage::KernelLoaded);
     let vcpus = create_vcpus(&kvm, &vm, topology, registers)?;
     let vcpus = vcpus.into_iter().zip(0..).map(|(fd, index)| VcpuSetup {
         index,
@@ -205,6 +209,8 @@ fn attach_platform(manager: &mut DeviceManager<'_>) -> Result<(), BuildError> {
     manager.attach_ports("pvpanic", layout::PVPANIC_PORT, 1, shared(PvPanic))?;
     manager.attach_ports("debug-exit", layout::DEBUG_EXIT_PORT, 1, shared(DebugExit))?;
     let span = u64::from(layout::I8042_COMMAND_PORT - layout::I8042_DATA_PORT) + 1;
+    let timer = layout::BOOT_TIMER;
+    manager.attach_memory("boot-timer", timer, shared(BootTimer))?;
     manager.attach_ports("i8042", layout::I8042_DATA_PORT, span, shared(I8042::default()))?;
     Ok(())
 }

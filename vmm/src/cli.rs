@@ -45,6 +45,8 @@ pub struct Run {
     pub flags: VmConfig,
     /// A file that says the rest.
     pub config_file: Option<PathBuf>,
+    /// Print the timeline of the start.
+    pub trace_boot: bool,
     /// Print the plan instead of running it.
     pub dry_run: bool,
 }
@@ -240,6 +242,11 @@ struct RunArgs {
     /// Flags beside it replace what the file says; disks, nets and appended words are added to the file's.
     #[arg(long, value_name = "PATH")]
     config_file: Option<PathBuf>,
+    /// Print on standard error when each stage of the start was reached
+    ///
+    /// The last stage is the guest's: its first program writes the byte 123 to address 0xc0000000.
+    #[arg(long)]
+    trace_boot: bool,
     /// Print what would be run, as JSON, and exit; no file but --config-file is opened
     #[arg(long)]
     dry_run: bool,
@@ -278,6 +285,7 @@ impl Args {
                 level: run.level,
             },
             config_file: run.config_file,
+            trace_boot: run.trace_boot,
             dry_run: run.dry_run,
         })
     }

@@ -4,7 +4,7 @@
 
 use std::sync::{Arc, Mutex};
 
-use arch::{MmioDevice, layout};
+use arch::{MmioDevice, Range, layout};
 use devices::bus::{BusDevice, BusError};
 use devices::interrupt::Interrupt;
 use devices::virtio::device::VirtioDevice;
@@ -137,6 +137,22 @@ impl<'a> DeviceManager<'a> {
         self.buses
             .pio
             .insert(u64::from(ports), count, device)
+            .map_err(|source| AttachError::Bus { id: id.to_owned(), source })
+    }
+
+    /// Attaches a device of the machine at the addresses of `range`.
+    ///
+    /// # Errors
+    /// [`AttachError::Bus`].
+    pub fn attach_memory(
+        &mut self,
+        id: &str,
+        range: Range,
+        device: Arc<Mutex<dyn BusDevice>>,
+    ) -> Result<(), AttachError> {
+        self.buses
+            .mmio
+            .insert(range.start, range.len, device)
             .map_err(|source| AttachError::Bus { id: id.to_owned(), source })
     }
 

@@ -5,6 +5,7 @@
 //! `devices` crate, what its tables and registers say in `arch`.
 
 pub mod boot;
+pub mod boot_trace;
 pub mod builder;
 pub mod cli;
 pub mod config;

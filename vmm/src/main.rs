@@ -2,8 +2,10 @@
 
 use std::error::Error;
 use std::io::Write;
+use std::time::Instant;
 
 use devices::event::chain;
+use vmm::boot_trace;
 use vmm::cli::{self, Request, Run};
 use vmm::doctor;
 use vmm::exit_code::ExitCode;
@@ -12,20 +14,21 @@ use vmm::logger;
 use vmm::run::run;
 
 fn main() -> std::process::ExitCode {
+    let start = Instant::now();
     let code = match cli::parse(std::env::args_os()) {
         Ok(Request::Print(text)) => print(&text, ExitCode::PowerOff),
         Ok(Request::Doctor { json }) => {
             let report = doctor::examine();
             print(&if json { report.json() } else { report.text() }, report.exit_code())
         }
-        Ok(Request::Run(request)) => run_request(request),
+        Ok(Request::Run(request)) => run_request(request, start),
         Err(error) => fail(&error, ExitCode::BadCommandLine),
     };
     code.into()
 }
 
-fn run_request(request: Run) -> ExitCode {
-    let dry_run = request.dry_run;
+fn run_request(request: Run, start: Instant) -> ExitCode {
+    let (dry_run, trace) = (request.dry_run, request.trace_boot);
     let plan = match request.plan() {
         Ok(plan) => plan,
         Err(error) => return fail(&error, ExitCode::BadConfiguration),
@@ -36,8 +39,14 @@ fn run_request(request: Run) -> ExitCode {
     if let Err(error) = logger::install(&plan.id, plan.log.path.as_deref(), plan.log.level) {
         return fail(&error, ExitCode::BadConfiguration);
     }
+    if trace {
+        boot_trace::enable(start);
+    }
     match run(&plan) {
         Ok(ended) => {
+            if let Some(timeline) = boot_trace::report() {
+                eprint!("{timeline}");
+            }
             say(&ended.reason.describe(Flavour::detect()));
             // The kernel takes milliseconds to close a VM; it does so after this process was waited for.
             std::mem::forget(ended.machine);

@@ -45,7 +45,7 @@ fn long_flags() -> Vec<String> {
 #[test]
 fn the_definition_is_sound() {
     Args::command().debug_assert();
-    assert_eq!(long_flags().len(), 20);
+    assert_eq!(long_flags().len(), 21);
 }
 
 #[test]
@@ -106,6 +106,7 @@ fn every_flag_says_one_thing() {
         assert_eq!(run.flags, expected, "{words:?}");
         assert_eq!((run.config_file, run.dry_run), (None, false), "{words:?}");
     }
+    assert!(run(&["--kernel", "k", "--trace-boot"]).trace_boot);
     let run = run(&["--config-file", "vm.json", "--dry-run"]);
     assert_eq!((run.config_file, run.dry_run), (Some("vm.json".into()), true));
 }
@@ -123,7 +124,7 @@ fn a_flag_that_counts_once_is_refused_twice() {
     for flag in long_flags() {
         let word = match flag.as_str() {
             "--append" | "--disk" | "--net" => continue,
-            "--dry-run" => flag.clone(),
+            "--dry-run" | "--trace-boot" => flag.clone(),
             "--boot" => "--boot=pvh".to_owned(),
             "--rng" => "--rng=on".to_owned(),
             "--console" | "--serial" => format!("{flag}=pty"),

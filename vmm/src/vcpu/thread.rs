@@ -19,6 +19,7 @@ use vmm_sys_util::signal::{Killable, SIGRTMIN, register_signal_handler};
 
 use super::exit::run_once;
 use super::{Buses, VmExit};
+use crate::boot_trace::{self, Stage};
 use crate::end::{EndReason, Ending};
 
 thread_local! {
@@ -99,6 +100,7 @@ impl VcpuHandle {
 fn run(setup: VcpuSetup, stop: &AtomicBool) {
     let VcpuSetup { mut fd, buses, ending, .. } = setup;
     IMMEDIATE_EXIT.set(&raw mut fd.get_kvm_run().immediate_exit);
+    boot_trace::mark(Stage::FirstRun);
     while !stop.load(Ordering::Acquire) {
         let exit = run_once(&mut fd, &buses);
         if matches!(exit, VmExit::Interrupted) {
@@ -116,6 +118,11 @@ fn run(setup: VcpuSetup, stop: &AtomicBool) {
 fn meaning(exit: VmExit) -> Option<EndReason> {
     match exit {
         VmExit::Continue | VmExit::Interrupted => None,
+        VmExit::Effect(Effect::Booted) => {
+            log::info!("the guest's userspace runs");
+            boot_trace::mark(Stage::Userspace);
+            None
+        }
         VmExit::Effect(Effect::PowerOff) => Some(EndReason::PowerOff),
         VmExit::Effect(Effect::Reset) => Some(EndReason::Reboot),
         VmExit::Effect(Effect::Panic) => Some(EndReason::Panic),
