@@ -151,13 +151,13 @@ impl Machine {
         self.commands += 1;
         let number = self.commands;
         self.send(format!("echo '<''{number}'; {{ {command}; }}; echo \"<\"\"/{number} $?>\"\n"));
-        self.wait_for(&format!("<{number}\r\n"));
+        self.wait_for(&format!("<{number}\r"));
         let output = self.wait_for(&format!("</{number} "));
         let status = self.wait_for(">");
         self.wait_for(PROMPT);
-        let output = output.trim_end_matches(&format!("</{number} ")).replace("\r\n", "\n");
+        let output = output.trim_end_matches(&format!("</{number} ")).replace("\r", "");
         let status = status.trim_end_matches('>').parse();
-        (status.unwrap_or(-1), output.trim_end_matches('\n').to_owned())
+        (status.unwrap_or(-1), output.trim_matches(['\r', '\n']).to_owned())
     }
 
     /// Types `exit` at the prompt, which powers the guest off, and expects that.
@@ -266,9 +266,31 @@ impl Machine {
     fn give_up(&mut self, waited_for: &str) -> ! {
         let state = match self.poll() {
             Some(status) => format!("the process ended: {status}"),
-            None => format!("not within {:?}", patience()),
+            None => format!("not within {:?}{}", patience(), self.thread_states()),
         };
         panic!("waited for {waited_for}; {state}\n{}", self.story());
+    }
+
+    /// What each thread is doing, for the reader who wonders whether the guest or vmm hangs.
+    fn thread_states(&self) -> String {
+        let tasks = format!("/proc/{}/task", self.pid());
+        let entries = fs::read_dir(tasks).into_iter().flatten().flatten();
+        let threads = entries.map(|entry| {
+            let read = |name| fs::read_to_string(entry.path().join(name)).unwrap_or_default();
+            let stat = read("stat");
+            // State, then user and system time in ticks, after the name in parentheses (proc(5)).
+            let fields: Vec<&str> =
+                stat.rsplit(')').next().unwrap_or_default().split(' ').collect();
+            let field = |at: usize| fields.get(at).copied().unwrap_or("?");
+            let (user, system) = (field(12), field(13));
+            format!(
+                "\n  thread {}: {} in {}, ticks {user} user, {system} system",
+                read("comm").trim(),
+                field(1),
+                read("wchan")
+            )
+        });
+        threads.collect()
     }
 
     fn end(&mut self) {

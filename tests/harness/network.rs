@@ -208,24 +208,43 @@ pub fn noise(len: usize) -> Vec<u8> {
     data
 }
 
-/// What the POSIX command `cksum` prints first for `data`.
+/// What the command `md5sum` prints for `data` (RFC 1321). Every guest has that command.
 #[must_use]
-pub fn cksum(data: &[u8]) -> u32 {
-    let step = |crc: u32, byte: u8| {
-        let mut crc = crc ^ u32::from(byte) << 24;
-        for _ in 0..8 {
-            crc = crc << 1 ^ if crc >> 31 == 1 { 0x04c1_1db7 } else { 0 };
-        }
-        crc
-    };
-    let mut table = [0; 256];
-    for (byte, entry) in (0..=u8::MAX).zip(&mut table) {
-        *entry = step(0, byte);
+pub fn md5(data: &[u8]) -> String {
+    const SHIFTS: [[u32; 4]; 4] =
+        [[7, 12, 17, 22], [5, 9, 14, 20], [4, 11, 16, 23], [6, 10, 15, 21]];
+    let mut constants = [0_u32; 64];
+    for (step, constant) in (1_u32..).zip(&mut constants) {
+        *constant = (f64::from(step).sin().abs() * 4_294_967_296.0) as u32;
     }
-    let len = data.len().to_le_bytes();
-    let used = len.iter().rposition(|&byte| byte != 0).map_or(0, |last| last + 1);
-    let all = data.iter().chain(&len[..used]);
-    !all.fold(0_u32, |crc, byte| crc << 8 ^ table[usize::from((crc >> 24) as u8 ^ byte)])
+    let mut state = [0x6745_2301_u32, 0xefcd_ab89, 0x98ba_dcfe, 0x1032_5476];
+    let mut add = |block: &[u8]| {
+        let word = |at: usize| u32::from_le_bytes([0, 1, 2, 3].map(|byte| block[4 * at + byte]));
+        let [mut a, mut b, mut c, mut d] = state;
+        for step in 0..64 {
+            let (mixed, at) = match step / 16 {
+                0 => (b & c | !b & d, step),
+                1 => (d & b | !d & c, 5 * step + 1),
+                2 => (b ^ c ^ d, 3 * step + 5),
+                _ => (c ^ (b | !d), 7 * step),
+            };
+            let sum =
+                a.wrapping_add(mixed).wrapping_add(constants[step]).wrapping_add(word(at % 16));
+            let turned = b.wrapping_add(sum.rotate_left(SHIFTS[step / 16][step % 4]));
+            (a, b, c, d) = (d, turned, b, c);
+        }
+        for (total, part) in state.iter_mut().zip([a, b, c, d]) {
+            *total = total.wrapping_add(part);
+        }
+    };
+    let whole = data.chunks_exact(64);
+    let mut rest = whole.remainder().to_vec();
+    whole.for_each(&mut add);
+    rest.push(0x80);
+    rest.resize((rest.len() + 8).next_multiple_of(64) - 8, 0);
+    rest.extend_from_slice(&(8 * data.len() as u64).to_le_bytes());
+    rest.chunks_exact(64).for_each(&mut add);
+    state.iter().flat_map(|word| word.to_le_bytes()).map(|byte| format!("{byte:02x}")).collect()
 }
 
 fn own_namespace() -> io::Result<()> {
@@ -327,9 +346,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn cksum_agrees_with_the_command() {
-        assert_eq!(cksum(b""), 4_294_967_295);
-        assert_eq!(cksum(b"123456789"), 930_766_865);
+    fn md5_agrees_with_the_command() {
+        assert_eq!(md5(b""), "d41d8cd98f00b204e9800998ecf8427e");
+        assert_eq!(md5(b"abc"), "900150983cd24fb0d6963f7d28e17f72");
+        // Lengths around the end of a block, where the padding needs another one or not.
+        assert_eq!(md5(&[b'a'; 55]), "ef1772b6dff9a122358552954ad0df65");
+        assert_eq!(md5(&[b'a'; 56]), "3b0c8ac703f828b04c6c197006d17218");
+        assert_eq!(md5(&[b'a'; 64]), "014842d480b571495a4a0363793f7367");
     }
 
     #[test]

@@ -55,7 +55,7 @@ fn debian_boots(kernel: &str, entry: &str) {
     let vmm = vmm.arg("--initrd").arg(artifacts::guest("debian-initrd.img"));
     let vmm = vmm.args(["--memory", "256M"]).disk(artifacts::guest("rootfs.img"), ",readonly");
     let text = output_of(vmm, "uname -v; mount");
-    assert!(text.contains("Debian") && text.contains("/dev/vda on / type ext4 (ro"), "{text}");
+    assert!(text.contains("Debian") && text.contains(" on / type ext4 (ro"), "{text}");
 }
 
 /// What a newcomer types: a kernel and a disk, nothing else.
@@ -64,7 +64,7 @@ fn root_disk() {
     let disk = scratch.copy(&artifacts::guest("rootfs.img"));
     let vmm = Vmm::new().kernel(artifacts::guest("bzImage")).disk(&disk, "");
     let mut guest = vmm.spawn().booted();
-    assert!(guest.shell("mount").contains("/dev/vda on / type ext4 (rw"));
+    assert!(guest.shell("mount").contains(" on / type ext4 (rw"));
     assert_eq!(guest.shell("echo text >/root/file && sync && cat /root/file"), "text");
     guest.power_off();
 }
@@ -123,12 +123,12 @@ fn devices_and_clocks() {
 }
 
 fn kernel_has_nothing_to_complain_about() {
-    let text = output_of(
-        Vmm::linux().args(["--cpus", "2"]),
-        "dmesg | grep -iE 'error|fail|bug|warn|unable|unhandled|invalid|cannot|disabled' || true",
-    );
-    // Words of the kernel's own, which are no complaints about the machine.
-    const HARMLESS: [&str; 3] = ["Command line:", "debug", "Spectre"];
-    let complaints = text.lines().filter(|line| !HARMLESS.iter().any(|word| line.contains(word)));
+    // Messages of the levels "warning" and worse; "hrtimer" complains about the speed of the host.
+    let warnings = "dmesg -r | grep '^<[0-4]>' | grep -v 'hrtimer: interrupt took' || true";
+    let text = output_of(Vmm::linux().args(["--cpus", "2"]), warnings);
+    // There is no PCI, and the kernel was told so.
+    const EXPECTED: [&str; 2] =
+        ["PCI: Fatal: No config space access function found", "PCI: System does not support PCI"];
+    let complaints = text.lines().filter(|line| !EXPECTED.iter().any(|known| line.contains(known)));
     assert_eq!(complaints.collect::<Vec<_>>(), [""; 0]);
 }

@@ -36,7 +36,7 @@ fn virtio_console_both_ways() {
     assert_eq!(guest.shell("tty"), "/dev/hvc0");
     assert_eq!(guest.shell("ls /dev/ttyS0 2>/dev/null | wc -l"), "0");
     takes_a_paste(&mut guest);
-    assert_eq!(guest.shell("yes 0123456789abcdef | head -n 4000 | cksum >/tmp/s; yes 0123456789abcdef | head -n 4000").len(), 4000 * 17 - 1);
+    assert_eq!(guest.shell("yes 0123456789abcdef | head -n 4000").len(), 4000 * 17 - 1);
     guest.power_off();
 }
 
