@@ -207,7 +207,8 @@ fn attach_platform(manager: &mut DeviceManager<'_>) -> Result<(), BuildError> {
     let ports = POWER_PORTS;
     manager.attach_ports("power", layout::POWER.sleep_control, ports, shared(Power))?;
     manager.attach_ports("pvpanic", layout::PVPANIC_PORT, 1, shared(PvPanic))?;
-    manager.attach_ports("debug-exit", layout::DEBUG_EXIT_PORT, 1, shared(DebugExit))?;
+    // As wide as the widest access, so that one of those reaches it too.
+    manager.attach_ports("debug-exit", layout::DEBUG_EXIT_PORT, 4, shared(DebugExit))?;
     let span = u64::from(layout::I8042_COMMAND_PORT - layout::I8042_DATA_PORT) + 1;
     let timer = layout::BOOT_TIMER;
     manager.attach_memory("boot-timer", timer, shared(BootTimer))?;

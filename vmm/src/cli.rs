@@ -57,11 +57,11 @@ impl Run {
     /// # Errors
     /// [`ConfigError`], from the file or from the combination.
     pub fn plan(self) -> Result<Plan, ConfigError> {
-        let config = match self.config_file {
-            Some(path) => VmConfig::from_file(&path)?.overridden_by(self.flags),
-            None => self.flags,
+        let Some(path) = self.config_file else {
+            return Plan::resolve(self.flags);
         };
-        Plan::resolve(config)
+        let config = VmConfig::from_file(&path)?.overridden_by(self.flags);
+        Plan::resolve(config).map_err(|e| ConfigError::WithFile { path, source: Box::new(e) })
     }
 }
 

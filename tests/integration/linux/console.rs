@@ -8,7 +8,7 @@ use harness::machine::PROMPT;
 use harness::transcript::{Transcript, end_of};
 use harness::{Machine, Need, Scratch, Vmm};
 
-use super::output_of;
+use super::{output_of, scaled};
 
 crate::suite::tests! { "linux::console" needs &[Need::LinuxKvm, Need::Guest];
     virtio_console_both_ways,
@@ -36,7 +36,10 @@ fn virtio_console_both_ways() {
     assert_eq!(guest.shell("tty"), "/dev/hvc0");
     assert_eq!(guest.shell("ls /dev/ttyS0 2>/dev/null | wc -l"), "0");
     takes_a_paste(&mut guest);
-    assert_eq!(guest.shell("yes 0123456789abcdef | head -n 4000").len(), 4000 * 17 - 1);
+    // Each line is a transaction of its own, for which the guest waits.
+    let lines = scaled(4000);
+    let printed = guest.shell(&format!("yes 0123456789abcdef | head -n {lines}"));
+    assert_eq!(printed.len(), lines * 17 - 1);
     guest.power_off();
 }
 

@@ -29,8 +29,8 @@ fn output_of(vmm: Vmm, command: &str) -> String {
     inner.to_owned()
 }
 
-/// The file sizes of tests that move data: small ones where the guest is slow.
-fn scaled(bytes: usize) -> usize {
+/// How much a test does that does much of something: less where the guest is slow.
+fn scaled(full: usize) -> usize {
     let is_small = std::env::var("VMM_TEST_SCALE").is_ok_and(|scale| scale == "small");
-    if is_small { bytes / 16 } else { bytes }
+    if is_small { full / 32 } else { full }
 }

@@ -27,7 +27,9 @@ pub(super) fn identify(source: &mut Source) -> Result<Kind, BootError> {
     }
     let head = Fields(&bytes);
     // "HdrS" at 0x202: the Linux setup header. An EFI bzImage also starts with "MZ", so this comes first.
-    if head.bytes(0x202) == *b"HdrS" {
+    // What ends before that, but after the boot sector's signature, was meant to go on.
+    let is_cut_off = len < 0x206 && head.bytes(0x1fe) == [0x55, 0xaa];
+    if head.bytes(0x202) == *b"HdrS" || is_cut_off {
         return Ok(Kind::BzImage);
     }
     if bytes.starts_with(b"\x7fELF") {

@@ -72,6 +72,7 @@ fn bzimage(payload: u32, init_size: u32) -> Vec<u8> {
     let mut file = vec![0; 1024 + usize::try_from(payload).unwrap()];
     file[0x1f1] = 1;
     put(&mut file, 0x1f4, &payload.div_ceil(16).to_le_bytes());
+    put(&mut file, 0x1fe, &[0x55, 0xaa]);
     put(&mut file, 0x200, &[0xeb, 0x7a]);
     put(&mut file, 0x202, b"HdrS");
     put(&mut file, 0x206, &0x20f_u16.to_le_bytes());
@@ -185,7 +186,7 @@ fn a_file_that_was_cut_short_says_so_at_every_length() {
         assert!(message(&elf[..len]).contains("damaged"), "ELF of {len}");
     }
     let bz = bzimage(512, 4096);
-    for len in 0x206..bz.len() {
+    for len in 0x200..bz.len() {
         assert!(message(&bz[..len]).contains("damaged"), "bzImage of {len}");
     }
 }

@@ -14,6 +14,14 @@ use super::plan::{MEMORY_MAX, MEMORY_MIN};
 /// Why a configuration cannot become a plan.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
+    /// What a configuration file and the flags beside it say cannot be built.
+    #[error("config file {path:?}")]
+    WithFile {
+        /// The file.
+        path: PathBuf,
+        /// What cannot be.
+        source: Box<ConfigError>,
+    },
     /// Nothing to boot.
     #[error(
         "no kernel: add --kernel PATH (a bzImage or an ELF vmlinux), as in 'vmm --kernel bzImage --disk rootfs.img'; see 'vmm --help'"

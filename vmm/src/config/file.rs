@@ -75,6 +75,11 @@ pub(super) fn read(path: &Path) -> Result<VmConfig, FileError> {
 
 /// Reads the text of a file.
 pub(super) fn parse(text: &[u8]) -> Result<VmConfig, FileError> {
+    // To serde a list can be a structure, too: one without names.
+    if text.trim_ascii_start().first().is_some_and(|byte| *byte != b'{') {
+        let what = "a configuration is an object, in braces".to_owned();
+        return Err(FileError::Shape { line: 1, column: 1, what });
+    }
     let root: keys::Root = serde_json::from_slice(text).map_err(|error| shape(&error))?;
     root.into_config()
 }

@@ -286,3 +286,11 @@ fn files_are_bounded_and_must_exist() {
     let empty = VmConfig::from_file(Path::new("/dev/null")).unwrap_err();
     assert_eq!(empty.to_string(), "config file \"/dev/null\"");
 }
+
+#[test]
+fn a_configuration_is_an_object() {
+    for text in ["[]", " [1]", "7", "\"x\"", "null"] {
+        let message = parse(text.as_bytes()).unwrap_err().to_string();
+        assert_eq!(message, "line 1, column 1: a configuration is an object, in braces", "{text}");
+    }
+}
