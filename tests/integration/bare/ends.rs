@@ -1,6 +1,6 @@
 //! Every way in which a machine ends has its exit code and its last line.
 
-use harness::{Need, Puppet, Scratch, Vmm};
+use harness::{Need, Puppet, Vmm};
 
 crate::suite::tests! { "bare::ends" needs &[Need::Kvm];
     status_of_the_guest,
@@ -18,7 +18,6 @@ crate::suite::tests! { "bare::ends" needs &[Need::Kvm];
     sighup_is_like_sigterm,
     sigint,
     halted_guest_can_be_ended,
-    twenty_machines_leave_nothing_behind,
 }
 
 const DEBUG_EXIT: u16 = 0xf4;
@@ -150,19 +149,4 @@ fn halted_guest_can_be_ended() {
     let machine = puppet.release();
     machine.signal(libc::SIGINT);
     machine.expect_exit(130);
-}
-
-fn twenty_machines_leave_nothing_behind() {
-    let scratch = Scratch::new();
-    let disk = scratch.sparse_file("disk", 1 << 20);
-    for round in 0..20 {
-        Vmm::puppet("mute exit=0")
-            .inside(&scratch)
-            .disk(&disk, "")
-            .serial("socket=serial")
-            .console("socket=console")
-            .run()
-            .expect_code(0);
-        assert_eq!(scratch.names(), ["disk"], "after round {round}");
-    }
 }

@@ -5,6 +5,7 @@ mod boot;
 mod chains;
 mod devices;
 mod ends;
+mod leaks;
 mod ports;
 mod registers;
 mod rings;
@@ -18,6 +19,7 @@ pub fn tests() -> Vec<Trial> {
     let lists = [
         boot::tests(),
         ends::tests(),
+        leaks::tests(),
         ports::tests(),
         terminal::tests(),
         devices::tests(),
