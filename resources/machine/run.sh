@@ -11,7 +11,7 @@
 #   --out DIR             after the command, copies the machine's /out to DIR
 #   --cwd DIR             runs the command in this directory of the machine (default /tmp)
 #   --memory MIB          (default 3000)
-#   --cpus N              (default 2)
+#   --cpus N              (default 1: with more, the emulation of nested guests is not reliable)
 #   --timeout SECONDS     (default 600)
 #   --interactive         connects the terminal to the command
 #   --append WORDS        adds to the kernel command line of the machine
@@ -135,7 +135,7 @@ fail() {
 }
 
 main() {
-    local memory=3000 cpus=2 timeout=600 interactive=0 log='' append='' out='' cwd=/tmp files=()
+    local memory=3000 cpus=1 timeout=600 interactive=0 log='' append='' out='' cwd=/tmp files=()
     local environment=(PATH=/usr/local/bin:/bin:/sbin:/usr/bin:/usr/sbin HOME=/tmp TMPDIR=/tmp "TERM=${TERM:-linux}")
     local kernel base stream='' ended='' status=0 code
     run='' qemu='' terminal='' # for clean_up, which runs after main
