@@ -9,7 +9,7 @@ set -euo pipefail
 
 cd "$resources/.."
 static_target=x86_64-unknown-linux-gnu
-target=${CARGO_TARGET_DIR:-target}
+target=$(realpath -m "${CARGO_TARGET_DIR:-target}")
 vmm=$target/$static_target/release/vmm
 # Seconds that a test in the machine waits for something, and that the machine waits for the tests.
 machine_patience=120
