@@ -80,18 +80,28 @@ pub(super) fn parse(text: &[u8]) -> Result<VmConfig, FileError> {
         let what = "a configuration is an object, in braces".to_owned();
         return Err(FileError::Shape { line: 1, column: 1, what });
     }
-    let root: keys::Root = serde_json::from_slice(text).map_err(|error| shape(&error))?;
+    let mut from = serde_json::Deserializer::from_slice(text);
+    let root: keys::Root = serde_path_to_error::deserialize(&mut from)
+        .map_err(|error| shape(&error.path().to_string(), error.inner()))?;
+    from.end().map_err(|error| shape(NOWHERE, &error))?;
     root.into_config()
 }
 
-/// Puts the parser's complaint into our words: a key that is unknown gets the nearest known one.
-fn shape(error: &serde_json::Error) -> FileError {
+/// The path of the file as a whole.
+const NOWHERE: &str = ".";
+
+/// Puts the parser's complaint into our words: a key that is unknown gets the nearest known one, a value that
+/// is wrong gets its place.
+fn shape(place: &str, error: &serde_json::Error) -> FileError {
     let (line, column) = (error.line(), error.column());
     let text = error.to_string();
     let text = text.strip_suffix(&format!(" at line {line} column {column}")).unwrap_or(&text);
     // A key can contain anything, a line end too.
     let text: String = text.chars().map(|c| if c.is_control() { '?' } else { c }).collect();
-    FileError::Shape { line, column, what: unknown_key(&text).unwrap_or(text) }
+    let is_value = error.is_data() && place != NOWHERE;
+    let what = unknown_key(&text)
+        .unwrap_or_else(|| if is_value { format!("{place}: {text}") } else { text });
+    FileError::Shape { line, column, what }
 }
 
 /// "unknown field `drivs`, expected one of `drives`, `vsock`" in our words.

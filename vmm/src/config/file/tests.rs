@@ -212,20 +212,20 @@ fn what_has_the_wrong_shape_names_its_place() {
         ("", "line 1, column 0: EOF while parsing a value"),
         ("{", "line 1, column 1: EOF while parsing an object"),
         ("{} x", "line 1, column 4: trailing characters"),
-        (r#"{"id": 1}"#, "line 1, column 8: invalid type: integer `1`, expected a string"),
+        (r#"{"id": 1}"#, "line 1, column 8: id: invalid type: integer `1`, expected a string"),
         (r#"{"id": "a", "id": "b"}"#, "line 1, column 16: duplicate field `id`"),
         (
             r#"{"machine-config": {"vcpu_count": -1}}"#,
-            "line 1, column 36: invalid value: integer `-1`, expected u16",
+            "line 1, column 36: machine-config.vcpu_count: invalid value: integer `-1`, expected u16",
         ),
         (
             r#"{"on-reboot": "stop"}"#,
-            "line 1, column 20: unknown variant `stop`, expected `exit` or `restart`",
+            "line 1, column 20: on-reboot: unknown variant `stop`, expected `exit` or `restart`",
         ),
-        (r#"{"console": {}}"#, "line 1, column 14: missing field `type`"),
+        (r#"{"console": {}}"#, "line 1, column 14: console: missing field `type`"),
         (
             r#"{"drives": [{"format": "qcow2"}]}"#,
-            "line 1, column 30: unknown variant `qcow2`, expected `raw`",
+            "line 1, column 30: drives[0].format: unknown variant `qcow2`, expected `raw`",
         ),
     ] {
         assert_eq!(refusal(text), message);
