@@ -68,7 +68,10 @@ package_version() {
     if [[ ! -s $memo || $lists -nt $memo ]]; then
         type -P apt-cache >/dev/null || die "package $1 comes from Debian's archive: run this once on Debian or Ubuntu"
         version=$(candidate "$1")
-        [[ $version ]] || { refresh_lists && version=$(candidate "$1"); }
+        if [[ ! $version ]]; then
+            refresh_lists
+            version=$(candidate "$1")
+        fi
         [[ $version ]] || die "apt knows no package $1; run as root: apt-get update"
         mkdir -p "${memo%/*}"
         printf '%s\n' "$version" >"$memo.$$" && mv "$memo.$$" "$memo"
@@ -76,7 +79,8 @@ package_version() {
     cat "$memo"
 }
 
-candidate() { apt-cache show --no-all-versions "$1" 2>/dev/null | sed -n 's/^Version: //p'; }
+# candidate PACKAGE: its version, or nothing when apt's lists do not know it (as on a fresh machine, which has none).
+candidate() { { apt-cache show --no-all-versions "$1" 2>/dev/null || true; } | sed -n 's/^Version: //p'; }
 
 # unpack_package PACKAGE VERSION DIR: unpacks the package into DIR without installing it, which needs no root.
 unpack_package() {
