@@ -36,6 +36,7 @@ use std::time::{Duration, Instant};
 pub use port::ConsolePort;
 pub use terminal::restore_now;
 
+use super::socket::SocketError;
 use crate::event::Interest;
 use host::Host;
 use hub::Hub;
@@ -99,29 +100,9 @@ pub enum ConsoleError {
         #[source]
         source: io::Error,
     },
-    /// The path does not fit into a socket address.
-    #[error("console socket path {path:?} is not between 1 and {max} bytes long")]
-    SocketPath {
-        /// The path.
-        path: PathBuf,
-        /// The most that fits.
-        max: usize,
-    },
-    /// There is something at the path that is not a dead socket.
-    #[error("console socket {path:?} is in use, or is not a socket")]
-    InUse {
-        /// The path.
-        path: PathBuf,
-    },
-    /// The socket cannot be made.
-    #[error("console socket {path:?} cannot be made")]
-    Socket {
-        /// The path.
-        path: PathBuf,
-        /// The host's answer.
-        #[source]
-        source: io::Error,
-    },
+    /// The socket cannot be listened on.
+    #[error("console socket")]
+    Socket(#[source] SocketError),
     /// No pseudo-terminal.
     #[error("no pseudo-terminal for the console")]
     Pty(#[source] io::Error),

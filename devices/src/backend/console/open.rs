@@ -87,7 +87,6 @@ impl Console {
     /// shown the last 64 KiB first.
     ///
     /// # Errors
-    /// [`ConsoleError::InUse`] when another process listens there, [`ConsoleError::SocketPath`],
     /// [`ConsoleError::Socket`], [`ConsoleError::Descriptors`].
     pub fn socket(path: &Path) -> Result<Self, ConsoleError> {
         let listener = Listener::bind(path)?;

@@ -2,16 +2,12 @@
 //!
 //! One call per function, errors as errno; no policy.
 
-#![expect(
-    unsafe_code,
-    reason = "termios, poll, pseudo-terminals and socket modes are plain C interfaces"
-)]
+#![expect(unsafe_code, reason = "termios, poll and pseudo-terminals are plain C interfaces")]
 
 use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
-use std::os::unix::ffi::OsStrExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use super::Size;
 
@@ -99,37 +95,6 @@ pub(super) fn open_pty() -> io::Result<(OwnedFd, OwnedFd, PathBuf)> {
     // SAFETY: TIOCGPTN writes one unsigned int to the place given, or fails.
     check(unsafe { libc::ioctl(fd, libc::TIOCGPTN, &raw mut number) })?;
     Ok((master, slave, PathBuf::from(format!("/dev/pts/{number}"))))
-}
-
-/// A listening Unix socket at `path` that only this user may connect to, non-blocking.
-pub(super) fn listen(path: &Path, queue: libc::c_int) -> io::Result<OwnedFd> {
-    const TYPE: libc::c_int = libc::SOCK_STREAM | libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK;
-    // SAFETY: no pointer is passed.
-    let fd = check_fd(unsafe { libc::socket(libc::AF_UNIX, TYPE, 0) })?;
-    // SAFETY: the descriptor is new and nobody else owns it.
-    let socket = unsafe { OwnedFd::from_raw_fd(fd) };
-    let invalid = |_| io::Error::from_raw_os_error(libc::EINVAL);
-    let mut address = libc::sockaddr_un {
-        sun_family: libc::AF_UNIX.try_into().map_err(invalid)?,
-        sun_path: [0; 108],
-    };
-    let bytes = path.as_os_str().as_bytes();
-    // One byte stays zero as the terminator.
-    if bytes.is_empty() || bytes.len() >= address.sun_path.len() || bytes.contains(&0) {
-        return Err(io::Error::from_raw_os_error(libc::ENAMETOOLONG));
-    }
-    for (to, from) in address.sun_path.iter_mut().zip(bytes) {
-        *to = libc::c_char::from_ne_bytes([*from]);
-    }
-    // Before the bind: the file then never exists with other rights.
-    // SAFETY: fchmod takes a descriptor and a mode.
-    check(unsafe { libc::fchmod(fd, 0o600) })?;
-    let len = size_of_val(&address).try_into().map_err(invalid)?;
-    // SAFETY: `address` is a complete sockaddr_un of `len` bytes with a terminated path.
-    check(unsafe { libc::bind(fd, (&raw const address).cast(), len) })?;
-    // SAFETY: listen takes a descriptor and a number.
-    check(unsafe { libc::listen(fd, queue) })?;
-    Ok(socket)
 }
 
 /// One recv(2) that never waits.

@@ -1,0 +1,123 @@
+//! Unix sockets with a path: listening with care for what is there already, and connecting without waiting.
+//!
+//! What is said over a connection is the business of those who have it.
+
+mod sys;
+
+use std::io;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+
+/// Longest path of a Unix socket, in bytes (`sun_path` less its terminator).
+pub const MAX_PATH: usize = 107;
+
+/// Why nothing can listen at a path.
+#[derive(Debug, thiserror::Error)]
+pub enum SocketError {
+    /// The path does not fit into a socket address.
+    #[error("path {path:?} is not between 1 and {MAX_PATH} bytes long")]
+    Path {
+        /// The path.
+        path: PathBuf,
+    },
+    /// There is something at the path that is not a dead socket.
+    #[error("{path:?} is in use, or is not a socket")]
+    InUse {
+        /// The path.
+        path: PathBuf,
+    },
+    /// The socket cannot be made.
+    #[error("{path:?} cannot be made")]
+    Host {
+        /// The path.
+        path: PathBuf,
+        /// The host's answer.
+        #[source]
+        source: io::Error,
+    },
+}
+
+/// The file of a listening socket, removed when this is dropped, unless it is another one by then.
+#[derive(Debug)]
+pub struct SocketFile {
+    path: PathBuf,
+    /// Device and inode of the file: what is removed must be ours.
+    identity: (u64, u64),
+}
+
+/// Listens at `path`, non-blocking, for this user only (mode 0600); up to `queue` clients wait to be
+/// accepted. A socket that a dead process left there is replaced.
+///
+/// # Errors
+/// [`SocketError`]; nothing is left at the path then.
+pub fn listen(path: &Path, queue: i32) -> Result<(UnixListener, SocketFile), SocketError> {
+    let failed = |source| SocketError::Host { path: path.to_owned(), source };
+    let length = path.as_os_str().len();
+    if length == 0 || length > MAX_PATH {
+        return Err(SocketError::Path { path: path.to_owned() });
+    }
+    let bound = match sys::listen(path, queue) {
+        Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
+            remove_stale(path)?;
+            sys::listen(path, queue)
+        }
+        other => other,
+    };
+    let socket = bound.map_err(failed)?;
+    let identity = identity(path).map_err(failed)?;
+    Ok((socket, SocketFile { path: path.to_owned(), identity }))
+}
+
+/// Connects to the socket at `path`; the stream is non-blocking.
+///
+/// # Errors
+/// The errno of connect(2); `WouldBlock` when as many clients as may wait for the listener do.
+pub fn connect_now(path: &Path) -> io::Result<UnixStream> {
+    sys::connect(path)
+}
+
+impl SocketFile {
+    /// Where it is.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+}
+
+impl Drop for SocketFile {
+    fn drop(&mut self) {
+        if identity(&self.path).is_ok_and(|found| found == self.identity)
+            && let Err(error) = std::fs::remove_file(&self.path)
+        {
+            log::warn!("socket {} stays: {error}", self.path.display());
+        }
+    }
+}
+
+/// Removes the socket at `path` if nobody listens there; anything else is not ours to remove.
+fn remove_stale(path: &Path) -> Result<(), SocketError> {
+    let failed = |source| SocketError::Host { path: path.to_owned(), source };
+    let in_use = || SocketError::InUse { path: path.to_owned() };
+    let found = std::fs::symlink_metadata(path).map_err(failed)?;
+    if !found.file_type().is_socket() {
+        return Err(in_use());
+    }
+    match sys::connect(path) {
+        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
+            std::fs::remove_file(path).map_err(failed)
+        }
+        // A listener whose queue is full is alive.
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => Err(in_use()),
+        Ok(_) => Err(in_use()),
+        Err(error) => Err(failed(error)),
+    }
+}
+
+fn identity(path: &Path) -> io::Result<(u64, u64)> {
+    let found = std::fs::symlink_metadata(path)?;
+    Ok((found.dev(), found.ino()))
+}
+
+#[cfg(test)]
+mod tests;
