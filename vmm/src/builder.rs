@@ -181,6 +181,7 @@ pub fn build(plan: &Plan, around: &Persistent<'_>) -> Result<Microvm, BuildError
         fd,
         buses: buses.clone(),
         ending: around.ending.clone(),
+        on: around.on.clone(),
     });
     let sources = serial.into_iter().collect();
     Ok(Microvm { vcpus: vcpus.collect(), vm, devices, sources })

@@ -96,6 +96,13 @@ pub struct LoopHandle {
 }
 
 impl LoopHandle {
+    /// Makes the loop's current or next wait return. May be called on any thread.
+    pub fn wake(&self) {
+        if let Err(error) = self.endpoint.kick() {
+            log::error!("the event loop cannot be woken: {error}");
+        }
+    }
+
     /// Serves `worker` on the loop.
     ///
     /// # Errors

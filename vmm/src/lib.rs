@@ -17,6 +17,7 @@ pub mod event_loop;
 pub mod exit_code;
 pub mod inherited;
 pub mod kvm;
+pub mod life_cycle;
 pub mod logger;
 pub mod memory;
 pub mod run;

@@ -2,11 +2,16 @@
 //!
 //! ```text
 //!   builder::build ──▶ Microvm ── start ──▶ RunningVm ── stop ──▶ (memory and descriptors released)
+//!                                            pause │ ▲
+//!                                                  ▼ │ resume
+//!                                             (at rest: nothing changes guest memory)
 //! ```
 //!
 //! It does not decide when to stop; [`crate::run`] does, by what [`crate::end::Ending`] says.
 
 use std::io;
+
+use devices::virtio::transport::Transport;
 
 use crate::device_manager::Attached;
 use crate::event_loop::{EventLoop, LoopSource, SourceId};
@@ -62,6 +67,52 @@ impl RunningVm {
         self.vcpus.iter().for_each(VcpuHandle::kick_to_stop);
     }
 
+    /// Brings the machine to rest: every vCPU waits between two instructions, every device is off its loop with
+    /// nothing in flight. A vCPU that reports the end of the machine meanwhile counts as resting.
+    ///
+    /// # Errors
+    /// When the loop itself fails, or the host has no thread left.
+    pub fn pause(&self, event_loop: &mut EventLoop) -> io::Result<()> {
+        self.vcpus.iter().for_each(VcpuHandle::kick_to_pause);
+        // A vCPU may be waiting for the loop at this moment.
+        while !self.vcpus.iter().all(VcpuHandle::is_at_rest) {
+            event_loop.run_for(REST_ROUND_MS)?;
+        }
+        self.on_devices(event_loop, Transport::pause)
+    }
+
+    /// Lets a machine that was paused go on.
+    ///
+    /// # Errors
+    /// As [`Self::pause`].
+    pub fn resume(&self, event_loop: &mut EventLoop) -> io::Result<()> {
+        self.on_devices(event_loop, Transport::resume)?;
+        self.vcpus.iter().for_each(VcpuHandle::resume);
+        Ok(())
+    }
+
+    /// Does something to all devices, on a thread of its own: taking a device off its loop waits for the loop,
+    /// which is served here.
+    fn on_devices(&self, event_loop: &mut EventLoop, change: fn(&mut Transport)) -> io::Result<()> {
+        let devices: Vec<_> = self.devices.iter().map(|device| device.registers.clone()).collect();
+        if devices.is_empty() {
+            return Ok(());
+        }
+        let on = event_loop.handle();
+        let worker = std::thread::Builder::new().name("devices".to_owned()).spawn(move || {
+            for registers in devices {
+                let mut registers =
+                    registers.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+                change(registers.transport_mut());
+            }
+            on.wake();
+        })?;
+        while !worker.is_finished() {
+            event_loop.run_for(REST_ROUND_MS)?;
+        }
+        Ok(())
+    }
+
     /// Stops every vCPU and takes every device off its loop.
     ///
     /// A vCPU may be waiting for the loop at this moment, so the loop is served until all have ended.
@@ -74,18 +125,8 @@ impl RunningVm {
             event_loop.run_for(STOP_ROUND_MS)?;
         }
         self.vcpus.drain(..).for_each(VcpuHandle::join);
-        // Devices are reset on a thread of their own: stopping one waits for the loop as well.
-        let devices = std::mem::take(&mut self.devices);
-        let stopper = std::thread::Builder::new().name("stop".to_owned()).spawn(move || {
-            for device in devices {
-                let mut registers =
-                    device.registers.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-                registers.transport_mut().reset();
-            }
-        })?;
-        while !stopper.is_finished() {
-            event_loop.run_for(STOP_ROUND_MS)?;
-        }
+        self.on_devices(event_loop, Transport::reset)?;
+        self.devices.clear();
         self.sources.drain(..).for_each(|source| event_loop.remove(source));
         Ok(())
     }
@@ -94,3 +135,5 @@ impl RunningVm {
 /// How long one wait for the loop may take while stopping, in milliseconds; a thread that ends does not
 /// wake the loop.
 const STOP_ROUND_MS: i32 = 1;
+/// The same while pausing; whoever comes to rest wakes the loop, so this is only for a thread that ends.
+const REST_ROUND_MS: i32 = 5;

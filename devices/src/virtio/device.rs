@@ -13,7 +13,8 @@
 //! ```
 //!
 //! `activate` moves the queues into the handlers; [`QueueHandler::stop`] hands them back and is the only
-//! way out: reset, pause and tear-down all use it. A device knows neither its address nor KVM.
+//! way out. A machine that pauses takes the handlers off their loop as they are, after
+//! [`QueueHandler::quiesce`], and puts them back when it resumes. A device knows neither its address nor KVM.
 
 use vmm_sys_util::eventfd::EventFd;
 
@@ -110,6 +111,16 @@ pub trait QueueHandler: Send {
     /// Trouble of the host (a failed read of a disk) is answered to the guest instead.
     fn handle(&mut self, token: u16) -> Result<(), QueueError>;
 
+    /// The machine is about to stand still, and this handler with it: waits for everything that is in flight
+    /// and answers it, so that nothing changes guest memory afterwards. Takes nothing new off the ring.
+    /// Handlers that finish everything in [`Self::handle`] need not do anything.
+    ///
+    /// # Errors
+    /// As [`Self::handle`].
+    fn quiesce(&mut self) -> Result<(), QueueError> {
+        Ok(())
+    }
+
     /// Gives up: nothing in flight is lost, and the queues go back to the transport.
     fn stop(self: Box<Self>) -> Vec<Queue>;
 }
@@ -172,6 +183,26 @@ impl Worker {
             self.interrupt.needs_reset();
         }
         !self.failed
+    }
+
+    /// Lets every handler finish what is in flight; they rest until a loop serves them again.
+    pub fn quiesce(&mut self) {
+        if self.failed {
+            return;
+        }
+        for handler in &mut self.handlers {
+            if let Err(error) = handler.quiesce() {
+                log::warn!("{}: guest driver broke the protocol: {error}", self.name);
+                self.failed = true;
+                self.interrupt.needs_reset();
+            }
+        }
+        // A handler that was in the middle of its ring goes on when it is served again.
+        for (queue, kick) in &self.kicks {
+            if let Err(error) = kick.write(1) {
+                log::error!("{}: kick of queue {queue} lost: {error}", self.name);
+            }
+        }
     }
 
     /// Stops every handler; the queues come back in no particular order.

@@ -3,6 +3,7 @@
 //! A vCPU thread decodes register accesses and nothing more: devices do their work on an event loop.
 
 mod exit;
+mod gate;
 mod registers;
 mod thread;
 

@@ -9,7 +9,6 @@ use std::cell::Cell;
 use std::io;
 use std::ptr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{Builder, JoinHandle};
 
 use devices::bus::Effect;
@@ -18,9 +17,11 @@ use kvm_ioctls::VcpuFd;
 use vmm_sys_util::signal::{Killable, SIGRTMIN, register_signal_handler};
 
 use super::exit::run_once;
+use super::gate::{Gate, Wish};
 use super::{Buses, VmExit};
 use crate::boot_trace::{self, Stage};
 use crate::end::{EndReason, Ending};
+use crate::event_loop::LoopHandle;
 
 thread_local! {
     /// The `immediate_exit` byte of the vCPU that runs on this thread; null elsewhere.
@@ -54,11 +55,13 @@ pub struct VcpuSetup {
     pub buses: Buses,
     /// Where it reports that the machine ended.
     pub ending: Ending,
+    /// The loop that hears when it has come to wait.
+    pub on: LoopHandle,
 }
 
 /// A running vCPU thread.
 pub struct VcpuHandle {
-    stop: Arc<AtomicBool>,
+    gate: Arc<Gate>,
     thread: JoinHandle<()>,
 }
 
@@ -68,17 +71,38 @@ impl VcpuHandle {
     /// # Errors
     /// When the host has no thread left.
     pub fn start(setup: VcpuSetup) -> io::Result<Self> {
-        let stop = Arc::new(AtomicBool::new(false));
-        let told = stop.clone();
-        let thread = Builder::new()
-            .name(format!("vcpu {}", setup.index))
-            .spawn(move || run(setup, &told))?;
-        Ok(Self { stop, thread })
+        let gate = Arc::new(Gate::new());
+        let own = gate.clone();
+        let thread =
+            Builder::new().name(format!("vcpu {}", setup.index)).spawn(move || run(setup, &own))?;
+        Ok(Self { gate, thread })
     }
 
     /// Tells the thread to stop and interrupts the guest. It may take until its current exit is served.
     pub fn kick_to_stop(&self) {
-        self.stop.store(true, Ordering::Release);
+        self.gate.ask(Wish::End);
+        self.kick();
+    }
+
+    /// Tells the thread to wait at the next point where the guest can be left, and interrupts the guest. The
+    /// loop is woken when it waits.
+    pub fn kick_to_pause(&self) {
+        self.gate.ask(Wish::Wait);
+        self.kick();
+    }
+
+    /// Lets a thread that waits run on.
+    pub fn resume(&self) {
+        self.gate.ask(Wish::Run);
+    }
+
+    /// Whether the guest is at rest on this thread: it waits, or has ended.
+    #[must_use]
+    pub fn is_at_rest(&self) -> bool {
+        self.gate.is_parked() || self.is_finished()
+    }
+
+    fn kick(&self) {
         if let Err(error) = self.thread.kill(SIGRTMIN()) {
             log::error!("vcpu thread cannot be kicked: {error}");
         }
@@ -97,21 +121,63 @@ impl VcpuHandle {
     }
 }
 
-fn run(setup: VcpuSetup, stop: &AtomicBool) {
-    let VcpuSetup { mut fd, buses, ending, .. } = setup;
+fn run(setup: VcpuSetup, gate: &Gate) {
+    let VcpuSetup { mut fd, buses, ending, on, .. } = setup;
     IMMEDIATE_EXIT.set(&raw mut fd.get_kvm_run().immediate_exit);
     boot_trace::mark(Stage::FirstRun);
-    while !stop.load(Ordering::Acquire) {
-        let exit = run_once(&mut fd, &buses);
-        if matches!(exit, VmExit::Interrupted) {
+    let reason = loop {
+        let outcome = match gate.wish() {
+            Wish::Run => run_once(&mut fd, &buses),
+            Wish::Wait => match settle(&mut fd, &buses) {
+                Some(reason) => break Some(reason),
+                None => {
+                    gate.park(|| on.wake());
+                    if gate.wish() == Wish::Run {
+                        tell_clock(&fd);
+                    }
+                    continue;
+                }
+            },
+            Wish::End => break None,
+        };
+        if matches!(outcome, VmExit::Interrupted) {
             fd.set_kvm_immediate_exit(0);
         }
-        if let Some(reason) = meaning(exit) {
-            ending.report(reason);
-            break;
+        if let Some(reason) = meaning(outcome) {
+            break Some(reason);
         }
+    };
+    if let Some(reason) = reason {
+        ending.report(reason);
     }
+    // Whoever waits for this thread to come to rest need not wait any more.
+    on.wake();
     IMMEDIATE_EXIT.set(ptr::null_mut());
+}
+
+/// Completes the access under way without running the guest any further: KVM finishes an instruction that
+/// exited when it is entered again (KVM API, KVM_RUN), and with `immediate_exit` does no more than that.
+fn settle(fd: &mut VcpuFd, buses: &Buses) -> Option<EndReason> {
+    let reason = loop {
+        fd.set_kvm_immediate_exit(1);
+        match run_once(fd, buses) {
+            VmExit::Interrupted => break None,
+            other => match meaning(other) {
+                Some(reason) => break Some(reason),
+                None => {}
+            },
+        }
+    };
+    fd.set_kvm_immediate_exit(0);
+    reason
+}
+
+/// Tells the guest that it stood still, so that its watchdogs do not take that for a hang. A guest that does
+/// not use the paravirtual clock cannot be told, which KVM reports as an error.
+fn tell_clock(fd: &VcpuFd) {
+    if let Err(error) = fd.kvmclock_ctrl() {
+        log::debug!("the guest's clock is not told of the pause: {error}");
+    }
 }
 
 /// What an exit means for the machine; `None` while it goes on.

@@ -241,15 +241,23 @@ impl QueueHandler for Handler {
         served
     }
 
-    fn stop(mut self: Box<Self>) -> Vec<Queue> {
+    fn quiesce(&mut self) -> Result<(), QueueError> {
         while !self.broken && self.slots.len() > self.free.len() {
             self.submit();
             if let Err(error) = self.io.wait() {
                 log::error!("{}: cannot wait for the host's disk: {error}", self.name);
                 break;
             }
-            self.broken = self.finish_completed().and_then(|()| self.queue.announce()).is_err();
+            let served = self.finish_completed().and_then(|()| self.queue.announce());
+            self.broken = served.is_err();
+            served?;
         }
+        Ok(())
+    }
+
+    fn stop(mut self: Box<Self>) -> Vec<Queue> {
+        // What the driver did wrong is of no interest to a device that is reset.
+        let _ = self.quiesce();
         // Dropping the engine waits for whatever a broken ring kept from being answered.
         let Self { io, queue, .. } = *self;
         drop(io);

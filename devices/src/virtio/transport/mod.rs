@@ -41,6 +41,8 @@ pub struct Transport {
     driver_features: u64,
     queues: Vec<QueueConfig>,
     kicks: Vec<(u16, EventFd)>,
+    /// The worker while the machine is paused.
+    resting: Option<Worker>,
     /// Register writes that the state machine refused.
     refused: u64,
 }
@@ -66,6 +68,7 @@ impl Transport {
             driver_features: 0,
             queues,
             kicks: Vec::new(),
+            resting: None,
             refused: 0,
         }
     }
@@ -213,9 +216,30 @@ impl Transport {
         }
     }
 
+    /// The machine is about to stand still: takes an active device off its loop with everything in flight
+    /// answered. The driver sees nothing of it.
+    pub fn pause(&mut self) {
+        if let Some(mut worker) = self.host.stop() {
+            worker.quiesce();
+            self.resting = Some(worker);
+        }
+    }
+
+    /// The machine goes on: a device that [`Self::pause`] took off its loop is served again. Where the host
+    /// refuses that, the device asks its driver for a reset.
+    pub fn resume(&mut self) {
+        if let Some(worker) = self.resting.take()
+            && let Err(error) = self.host.start(worker)
+        {
+            log::error!("{}: cannot go on after a pause: {error}", self.name);
+            self.kicks.clear();
+            self.interrupt.needs_reset();
+        }
+    }
+
     /// Stops the device and forgets everything that the driver set.
     pub fn reset(&mut self) {
-        if let Some(worker) = self.host.stop() {
+        if let Some(worker) = self.resting.take().or_else(|| self.host.stop()) {
             drop(worker.stop());
         }
         self.kicks.clear();

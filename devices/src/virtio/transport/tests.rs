@@ -312,3 +312,38 @@ fn registers_answer_aligned_words_only() {
     }
     assert_eq!(b.read(0x70), 0);
 }
+
+#[test]
+fn a_paused_device_is_off_its_loop_and_its_driver_sees_nothing_of_it() {
+    let mut b = bench();
+    b.start();
+    b.device.transport_mut().pause();
+    assert!(!b.host.is_running());
+    assert_eq!(b.read(0x70), READY | DRIVER_OK);
+    b.device.transport_mut().resume();
+    assert!(b.host.is_running());
+    assert_eq!(b.read(0x70), READY | DRIVER_OK);
+}
+
+#[test]
+fn an_inactive_device_stays_inactive_over_a_pause() {
+    let mut b = bench();
+    b.negotiate();
+    b.device.transport_mut().pause();
+    b.device.transport_mut().resume();
+    assert!(!b.host.is_running());
+    assert_eq!(b.read(0x70), READY);
+}
+
+#[test]
+fn a_paused_device_can_be_reset_and_does_not_come_back() {
+    let mut b = bench();
+    b.start();
+    b.device.transport_mut().pause();
+    b.device.transport_mut().reset();
+    b.device.transport_mut().resume();
+    assert!(!b.host.is_running());
+    assert_eq!(b.read(0x70), 0);
+    b.start();
+    assert!(b.host.is_running());
+}

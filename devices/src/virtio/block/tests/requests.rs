@@ -284,3 +284,30 @@ fn its_registers_say_block_device() {
     registers.read(0x08, &mut word);
     assert_eq!(u32::from_le_bytes(word), 2);
 }
+
+#[test]
+fn a_pause_answers_what_is_in_flight_and_loses_nothing() {
+    for engine in ENGINES {
+        let mut rig = Setup::engine(engine).start();
+        let data = pattern(4096);
+        rig.fill_disk(0, &data);
+        for round in 0..50 {
+            let buffer = DATA + 0x1000 * (round % 4);
+            let sent = rig.send(IN, 0, &[(buffer, 4096, true)]);
+            // Whether the request was taken by then or not, it must be answered once.
+            if round % 2 == 0 {
+                rig.running.kick(0);
+            } else {
+                rig.running.transport.kick(0);
+            }
+            rig.running.transport.pause();
+            let in_pause = rig.running.queues[0].take_used().len();
+            rig.running.transport.resume();
+            let after = if in_pause == 0 { rig.finish(1).len() } else { 0 };
+            assert_eq!(in_pause + after, 1, "{engine:?}, round {round}");
+            assert_eq!(rig.status(sent), OK);
+            assert_eq!(rig.get(buffer, 4096), data);
+            assert!(rig.running.host.run() && rig.running.queues[0].take_used().is_empty());
+        }
+    }
+}
