@@ -11,11 +11,11 @@ vmm := $(target_dir)/$(static_target)/release/vmm
 cargo_static := RUSTFLAGS='-C target-feature=+crt-static' cargo
 
 .DEFAULT_GOAL := help
-.PHONY: help build guests demo test lint clean
+.PHONY: help build guests demo test bench-devices lint clean
 
 help: ## show this list
 	@printf 'Targets:\n'
-	@sed -nE 's/^([a-z]+):[^#]*## (.*)/  \1\t\2/p' $(MAKEFILE_LIST) | expand -t 12
+	@sed -nE 's/^([a-z-]+):[^#]*## (.*)/  \1\t\2/p' $(MAKEFILE_LIST) | expand -t 12
 
 build: ## build vmm: one static binary
 	@tests/tools.sh
@@ -30,6 +30,9 @@ demo: ## boot a guest and look around in it
 
 test: ## run all tests that this host can run
 	@tests/run.sh
+
+bench-devices: ## measure what the queue handlers cost: time, allocations, system calls
+	@cargo bench --quiet -p devices --features test-util --bench datapath -- $(ONLY)
 
 lint: ## check style, structure and documentation links
 	@.ci/lint.sh

@@ -23,6 +23,8 @@ check() {
 # Files where unsafe code may be, each with what it is for, besides tests and the harness.
 unsafe_allowed() {
     cat <<'END'
+devices/benches/datapath/count.rs          a counting allocator, tracing a child
+devices/benches/datapath/net.rs            a network namespace, packet sockets
 devices/src/backend/console/sys.rs         termios, poll, pseudo-terminals
 devices/src/backend/console/terminal.rs    restoring the terminal from a signal handler
 devices/src/backend/disk/io/uring.rs       io_uring
@@ -122,7 +124,7 @@ main() {
     only_help "$@"
     tests/tools.sh
     check 'format' cargo fmt --all --check
-    check 'clippy' cargo clippy --quiet --workspace --all-targets --locked -- -D warnings
+    check 'clippy' cargo clippy --quiet --workspace --all-targets --features devices/test-util --locked -- -D warnings
     check 'unsafe code is where it may be' unsafe_is_where_it_may_be
     check 'crates know those they may' edges_are_as_drawn
     check 'one version of each shared crate' one_version_of_shared_crates

@@ -110,6 +110,7 @@ main() {
 
     if [[ ! $filter ]]; then
         section 'unit tests' cargo test --quiet --workspace --lib --bins
+        section 'budgets of the queue handlers' cargo test --quiet -p devices --features test-util --bench datapath
     fi
     if [[ $linux = direct ]]; then
         section 'integration tests' run_integration "$filter"
