@@ -8,7 +8,7 @@ mod host;
 pub use driver::{Buffer, DriverQueue};
 pub use host::{FakeHost, Running};
 
-use std::io;
+use std::io::{self, Write};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -25,6 +25,13 @@ use crate::memory::GuestMemory;
 #[expect(clippy::expect_used, reason = "test helper")]
 pub fn guest_memory(len: usize) -> GuestMemory {
     GuestMemory::from_ranges(&[(GuestAddress(0), len)]).expect("memory for the test guest")
+}
+
+/// Says that `test` could not do its work on this host, and why: on standard error itself, past the test
+/// runner's capture, in the form that the summary of all tests counts.
+pub fn skipped(test: &str, why: &str) {
+    // A test that cannot even say so has nobody who listens.
+    let _ = writeln!(io::stderr(), "SKIPPED {test}: {why}");
 }
 
 /// A line that counts its edges.

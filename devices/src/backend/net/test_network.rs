@@ -2,13 +2,14 @@
 //!
 //! The test program runs itself again inside `unshare`; nothing of the host's network is touched.
 
-use std::io::Write;
 use std::process::Command;
+
+use crate::test_util::skipped;
 
 const INSIDE: &str = "TEST_INSIDE_OWN_NETWORK";
 
 /// Runs `body` inside a network of its own, as its root. `test` is the full path of the calling test.
-/// Says so on standard error, past the test runner's capture, when the host does not permit that.
+/// Says so when the host does not permit that.
 pub(crate) fn in_own_network(test: &str, body: impl FnOnce()) {
     if std::env::var_os(INSIDE).is_some() {
         return body();
@@ -16,9 +17,7 @@ pub(crate) fn in_own_network(test: &str, body: impl FnOnce()) {
     let (_, test) = test.split_once("::").expect("a path that starts with the crate");
     let Some(unshare) = ["--net", "--net --map-root-user"].into_iter().find(|flags| may_tap(flags))
     else {
-        let mut stderr = std::io::stderr();
-        writeln!(stderr, "SKIPPED {test}: this host permits no tap in an own network").unwrap();
-        return;
+        return skipped(test, "this host permits no tap in an own network");
     };
     let output = Command::new("unshare")
         .args(unshare.split(' '))

@@ -7,7 +7,7 @@ use vmm_sys_util::tempfile::TempFile;
 
 use super::super::super::DiskOptions;
 use super::*;
-use crate::test_util::guest_memory;
+use crate::test_util::{guest_memory, skipped};
 
 const DEPTH: u16 = 16;
 
@@ -20,7 +20,7 @@ fn ring(file: &TempFile, direct: bool) -> Option<(GuestMemory, UringIo)> {
     match UringIo::open(&disk, DEPTH, &memory) {
         Ok(ring) => Some((memory, ring)),
         Err(error) => {
-            eprintln!("SKIPPED: this host has no io_uring: {error}");
+            skipped("a test of io_uring", &format!("this host has none: {error}"));
             None
         }
     }
