@@ -34,9 +34,12 @@ devices/src/backend/socket/sys.rs          listening and connecting sockets
 devices/src/guest_io.rs                    vectored I/O on guest memory
 devices/src/test_util/host.rs              a fake event loop polls
 vmm/src/inherited.rs                       descriptors of the parent process
+vmm/src/kvm/cpuid.rs                       lists of variable length that KVM fills and reads
 vmm/src/kvm/vm.rs                          KVM ioctls that take addresses
 vmm/src/logger.rs                          system calls of the log
 vmm/src/memory.rs                          mapping guest memory
+vmm/src/main.rs                            the entry that the C library calls
+vmm/src/process.rs                         the C library's arguments, poll, signals, the heap's parameters
 vmm/src/signals.rs                         signal masks, signalfd
 vmm/src/vcpu/exit.rs                       the run mapping of a vCPU
 vmm/src/vcpu/thread.rs                     the kick signal's handler

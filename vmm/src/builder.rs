@@ -188,12 +188,14 @@ pub fn build(plan: &Plan, around: &Persistent<'_>) -> Result<Microvm, BuildError
 }
 
 fn topology(plan: &Plan, kvm: &Kvm) -> Result<Topology, BuildError> {
-    let asked = plan.cpus.count;
-    let limit = kvm.max_vcpus();
-    if usize::from(asked) > limit {
-        return Err(BuildError::TooManyCpus { asked, limit });
-    }
     let Cpus { count, cores, threads, sockets } = plan.cpus;
+    // Every KVM has one vCPU, and need not be asked.
+    if count > 1 {
+        let limit = kvm.max_vcpus();
+        if usize::from(count) > limit {
+            return Err(BuildError::TooManyCpus { asked: count, limit });
+        }
+    }
     Ok(Topology::new(count, Some(cores), Some(threads), Some(sockets))?)
 }
 
@@ -315,7 +317,7 @@ fn create_vcpus(
     let tsc_khz = vcpus.first().and_then(|vcpu| vcpu.get_tsc_khz().ok());
     let facts =
         CpuFacts { index: 0, topology, tsc_khz, tsc_deadline_timer: kvm.has_tsc_deadline_timer() };
-    let mut state = BootState::new(&kvm.supported_cpuid()?, &facts, registers)?;
+    let mut state = BootState::new(kvm.supported_cpuid()?, &facts, registers)?;
     for (index, vcpu) in (0..).zip(&vcpus) {
         state.apply(vcpu, index)?;
     }

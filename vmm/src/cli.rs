@@ -87,11 +87,14 @@ fn read(args: &Vec<OsString>) -> Result<Args, clap::Error> {
     // The long help is only put together for those who read it; everyone else wants to start quickly.
     let mut command = if wants_help { help::complete(Args::command()) } else { Args::command() };
     let mut matches = command.try_get_matches_from_mut(args)?;
+    // Hundreds of allocations that would be given back one by one, once in the life of the process.
+    std::mem::forget(command);
     Args::from_arg_matches_mut(&mut matches)
 }
 
 /// Runs a Linux kernel in a virtual machine: vmm --kernel bzImage --disk rootfs.img
 #[derive(Debug, Parser)]
+#[group(skip)]
 #[command(
     name = "vmm",
     version,
@@ -130,6 +133,7 @@ enum Command {
 }
 
 #[derive(Debug, clap::Args)]
+#[group(skip)]
 #[command(next_help_heading = "Boot")]
 struct BootArgs {
     /// Kernel: a bzImage, or an ELF vmlinux or PVH image
@@ -156,6 +160,7 @@ struct BootArgs {
 }
 
 #[derive(Debug, clap::Args)]
+#[group(skip)]
 #[command(next_help_heading = "Machine")]
 struct MachineArgs {
     /// Number of vCPUs [default: 1]; also N,cores=N,threads=N,sockets=N
@@ -174,6 +179,7 @@ struct MachineArgs {
 }
 
 #[derive(Debug, clap::Args)]
+#[group(skip)]
 #[command(next_help_heading = "Devices")]
 struct DeviceArgs {
     /// Disk: PATH[,readonly][,root][,id=ID][,serial=TEXT][,format=raw][,engine=sync|uring][,direct][,queues=N]
@@ -212,6 +218,7 @@ struct DeviceArgs {
 }
 
 #[derive(Debug, clap::Args)]
+#[group(skip)]
 #[command(next_help_heading = "Run")]
 struct RunArgs {
     /// End the run after this time, such as 500ms, 30s, 5m or 1h

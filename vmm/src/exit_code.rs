@@ -77,12 +77,6 @@ impl ExitCode {
     }
 }
 
-impl From<ExitCode> for std::process::ExitCode {
-    fn from(code: ExitCode) -> Self {
-        code.code().into()
-    }
-}
-
 /// One line of the table: the statuses `first..=last` and what they mean.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Row {

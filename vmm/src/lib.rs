@@ -20,6 +20,7 @@ pub mod kvm;
 pub mod life_cycle;
 pub mod logger;
 pub mod memory;
+pub mod process;
 pub mod run;
 pub mod signals;
 pub mod supervisor;

@@ -1,6 +1,10 @@
 //! The `vmm` command: parse, run, say why it ended.
 
+#![no_main]
+#![expect(unsafe_code, reason = "the entry that the C library calls")]
+
 use std::error::Error;
+use std::ffi::OsString;
 use std::io::Write;
 use std::time::Instant;
 
@@ -11,11 +15,23 @@ use vmm::doctor;
 use vmm::exit_code::ExitCode;
 use vmm::kvm::Flavour;
 use vmm::logger;
+use vmm::process;
 use vmm::run::run;
 
-fn main() -> std::process::ExitCode {
+/// The entry of the program; `vmm::process` says why it is not the standard library's.
+#[unsafe(no_mangle)]
+extern "C" fn main(count: libc::c_int, values: *const *const libc::c_char) -> libc::c_int {
+    // SAFETY: called by the C library with its own arguments, once, before there is another thread.
+    let code = match unsafe { process::begin(count, values) } {
+        Ok(args) => obey(args),
+        Err(error) => fail(&error, ExitCode::HostFailure),
+    };
+    code.code().into()
+}
+
+fn obey(args: Vec<OsString>) -> ExitCode {
     let start = Instant::now();
-    let code = match cli::parse(std::env::args_os()) {
+    match cli::parse(args) {
         Ok(Request::Print(text)) => print(&text, ExitCode::PowerOff),
         Ok(Request::Doctor { json }) => {
             let report = doctor::examine();
@@ -23,8 +39,7 @@ fn main() -> std::process::ExitCode {
         }
         Ok(Request::Run(request)) => run_request(request, start),
         Err(error) => fail(&error, ExitCode::BadCommandLine),
-    };
-    code.into()
+    }
 }
 
 fn run_request(request: Run, start: Instant) -> ExitCode {
@@ -60,7 +75,8 @@ fn run_request(request: Run, start: Instant) -> ExitCode {
 }
 
 fn print(text: &str, code: ExitCode) -> ExitCode {
-    let written = std::io::stdout().lock().write_all(text.as_bytes());
+    let mut out = std::io::stdout().lock();
+    let written = out.write_all(text.as_bytes()).and_then(|()| out.flush());
     match written {
         Ok(()) => code,
         // The reader of a pipe had enough, as in `vmm man | head`.

@@ -27,8 +27,7 @@ pub struct Signals {
 }
 
 impl Signals {
-    /// Blocks the watched signals on this thread, hence on all that it starts, and ignores SIGPIPE:
-    /// writing to a closed pipe is an error like any other. Call before any thread exists.
+    /// Blocks the watched signals on this thread, hence on all that it starts. Call before any thread exists.
     ///
     /// # Errors
     /// When the host has no descriptors left.
@@ -44,8 +43,6 @@ impl Signals {
         }
         // SAFETY: `set` is initialized; the old mask is not wanted.
         unsafe { libc::pthread_sigmask(libc::SIG_BLOCK, &raw const set, std::ptr::null_mut()) };
-        // SAFETY: ignoring a signal installs no handler.
-        unsafe { libc::signal(libc::SIGPIPE, libc::SIG_IGN) };
         // SAFETY: `set` is initialized; -1 asks for a new descriptor.
         let fd =
             unsafe { libc::signalfd(-1, &raw const set, libc::SFD_CLOEXEC | libc::SFD_NONBLOCK) };

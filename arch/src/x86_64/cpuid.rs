@@ -56,12 +56,14 @@ const APIC_BUS_KHZ: u32 = 1_000_000;
 pub fn configure(entries: &mut Vec<CpuidEntry>, facts: &CpuFacts) -> Result<(), CpuidError> {
     let vendor = Vendor::of(entries).ok_or(CpuidError::Missing { function: 0 })?;
     let ids = ApicIds::new(&facts.topology);
+    let has_kvm = entries.iter().any(leaf::is_kvm_signature);
+    let timing = facts.tsc_khz.filter(|_| has_kvm);
     let mut has_features = false;
-    let mut has_kvm = false;
     let mut max_basic = 0;
-    entries.retain(|entry| !leaf::is_host_topology(entry.function));
-    for entry in entries.iter_mut() {
+    entries.retain_mut(|entry| {
         match entry.function {
+            function if leaf::is_host_topology(function) => return false,
+            leaf::HYPERVISOR_TIMING if timing.is_some() => return false,
             0 => {
                 entry.eax = entry.eax.max(leaf::TOPOLOGY);
                 max_basic = entry.eax;
@@ -72,18 +74,16 @@ pub fn configure(entries: &mut Vec<CpuidEntry>, facts: &CpuFacts) -> Result<(), 
             }
             4 if vendor == Vendor::Intel => leaf::intel_cache(entry, &ids),
             leaf::INTEL_TSC if vendor == Vendor::Intel => leaf::intel_tsc(entry, facts.tsc_khz),
-            leaf::KVM if leaf::is_kvm_signature(entry) => {
-                has_kvm = true;
-                if facts.tsc_khz.is_some() {
-                    entry.eax = entry.eax.max(leaf::HYPERVISOR_TIMING);
-                }
+            leaf::KVM if timing.is_some() => {
+                entry.eax = entry.eax.max(leaf::HYPERVISOR_TIMING);
             }
             leaf::AMD_FEATURES if vendor == Vendor::Amd => leaf::amd_features(entry, facts),
             leaf::AMD_SIZES if vendor == Vendor::Amd => leaf::amd_sizes(entry, facts, &ids),
             leaf::AMD_CACHE if vendor == Vendor::Amd => leaf::amd_cache(entry, facts),
             _ => {}
         }
-    }
+        true
+    });
     if !has_features {
         return Err(CpuidError::Missing { function: 1 });
     }
@@ -92,8 +92,7 @@ pub fn configure(entries: &mut Vec<CpuidEntry>, facts: &CpuFacts) -> Result<(), 
     if max_basic >= leaf::TOPOLOGY_V2 {
         entries.extend(leaf::topology(leaf::TOPOLOGY_V2, facts, &ids));
     }
-    if let (true, Some(tsc_khz)) = (has_kvm, facts.tsc_khz) {
-        entries.retain(|entry| entry.function != leaf::HYPERVISOR_TIMING);
+    if let Some(tsc_khz) = timing {
         entries.push(CpuidEntry {
             function: leaf::HYPERVISOR_TIMING,
             eax: tsc_khz,

@@ -1,6 +1,6 @@
 //! What kind of file is this? Decided by content; a wrong file is told from its first bytes what it is.
 
-use super::{BootError, Fields, Source};
+use super::{Fields, Source};
 
 /// The kinds of file that people pass as a kernel.
 pub(super) enum Kind {
@@ -12,31 +12,24 @@ pub(super) enum Kind {
     Other { found: &'static str, remedy: &'static str },
 }
 
-/// How much of the file decides: enough for a setup header and for the superblock of an ext4 image.
-const SNIFF: usize = 4096;
-
 const WANTED: &str = "pass an x86_64 bzImage or an ELF vmlinux";
 const DECOMPRESS: &str = "decompress it first, or pass the bzImage it came from";
 const AS_DISK: &str = "pass it with --disk, and a kernel with --kernel";
 
-pub(super) fn identify(source: &mut Source) -> Result<Kind, BootError> {
-    let len = usize::try_from(source.len).unwrap_or(SNIFF).min(SNIFF);
-    let mut bytes = vec![0; len];
-    if !source.read_at(0, &mut bytes)? {
-        return Err(source.damaged("it became shorter while it was read"));
-    }
-    let head = Fields(&bytes);
+pub(super) fn identify(source: &Source) -> Kind {
+    let bytes = source.head.as_slice();
+    let head = Fields(bytes);
     // "HdrS" at 0x202: the Linux setup header. An EFI bzImage also starts with "MZ", so this comes first.
     // What ends before that, but after the boot sector's signature, was meant to go on.
-    let is_cut_off = len < 0x206 && head.bytes(0x1fe) == [0x55, 0xaa];
+    let is_cut_off = bytes.len() < 0x206 && head.bytes(0x1fe) == [0x55, 0xaa];
     if head.bytes(0x202) == *b"HdrS" || is_cut_off {
-        return Ok(Kind::BzImage);
+        return Kind::BzImage;
     }
     if bytes.starts_with(b"\x7fELF") {
-        return Ok(Kind::Elf);
+        return Kind::Elf;
     }
-    let (found, remedy) = describe(&bytes, &head);
-    Ok(Kind::Other { found, remedy })
+    let (found, remedy) = describe(bytes, &head);
+    Kind::Other { found, remedy }
 }
 
 fn describe(bytes: &[u8], head: &Fields<'_>) -> (&'static str, &'static str) {

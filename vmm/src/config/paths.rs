@@ -10,27 +10,33 @@ use super::error::ConfigError;
 use super::plan::Plan;
 
 struct Use<'a> {
-    what: String,
+    what: &'static str,
+    /// Which one, when there can be several.
+    id: &'a str,
     path: &'a Path,
     written: bool,
+}
+
+impl Use<'_> {
+    fn name(&self) -> String {
+        if self.id.is_empty() { self.what.to_owned() } else { format!("{} {}", self.what, self.id) }
+    }
 }
 
 /// Checks all paths of a plan against each other; none may be empty.
 pub(super) fn check(plan: &Plan) -> Result<(), ConfigError> {
     let uses = collect(plan);
     if let Some(empty) = uses.iter().find(|one| one.path.as_os_str().is_empty()) {
-        return Err(ConfigError::EmptyPath { what: empty.what.clone() });
+        return Err(ConfigError::EmptyPath { what: empty.name() });
     }
-    let full: Vec<PathBuf> = uses.iter().map(|one| normal(one.path)).collect();
-    for (index, (second, path)) in uses.iter().zip(&full).enumerate() {
-        let earlier = uses.iter().zip(&full).take(index);
-        for (first, _) in earlier.filter(|(_, other)| *other == path) {
+    for (index, second) in uses.iter().enumerate() {
+        for first in uses.iter().take(index).filter(|first| is_same(first.path, second.path)) {
             if let Some(writer) = [first, second].into_iter().find(|one| one.written) {
                 return Err(ConfigError::SharedPath {
                     path: second.path.to_owned(),
-                    first: first.what.clone(),
-                    second: second.what.clone(),
-                    writer: writer.what.clone(),
+                    first: first.name(),
+                    second: second.name(),
+                    writer: writer.name(),
                 });
             }
         }
@@ -39,22 +45,28 @@ pub(super) fn check(plan: &Plan) -> Result<(), ConfigError> {
 }
 
 fn collect(plan: &Plan) -> Vec<Use<'_>> {
-    let mut uses = vec![Use { what: "the kernel".to_owned(), path: &plan.kernel, written: false }];
-    let initrd = plan.initrd.as_deref();
-    uses.extend(initrd.map(|path| Use { what: "the initrd".to_owned(), path, written: false }));
+    let only = |what, path, written| Use { what, id: "", path, written };
+    let mut uses = vec![only("the kernel", &plan.kernel, false)];
+    uses.extend(plan.initrd.as_deref().map(|path| only("the initrd", path, false)));
     uses.extend(plan.disks.iter().map(|disk| Use {
-        what: format!("disk {}", disk.id),
+        what: "disk",
+        id: &disk.id,
         path: &disk.path,
         written: !disk.read_only,
     }));
     for (name, target) in [("the console", &plan.console), ("the serial port", &plan.serial)] {
         if let ConsoleTarget::File(path) | ConsoleTarget::Socket(path) = target {
-            uses.push(Use { what: name.to_owned(), path, written: true });
+            uses.push(only(name, path, true));
         }
     }
-    let log = plan.log.path.as_deref();
-    uses.extend(log.map(|path| Use { what: "the log".to_owned(), path, written: true }));
+    uses.extend(plan.log.path.as_deref().map(|path| only("the log", path, true)));
     uses
+}
+
+fn is_same(one: &Path, other: &Path) -> bool {
+    // Two paths of one file end in the same name; what has no name (".", "..") is looked at.
+    let differ = matches!((one.file_name(), other.file_name()), (Some(a), Some(b)) if a != b);
+    !differ && normal(one) == normal(other)
 }
 
 /// An absolute path without "." components. ".." stays: what it means depends on links.

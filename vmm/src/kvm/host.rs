@@ -1,10 +1,14 @@
 //! Opening /dev/kvm, and what kind of KVM it is.
 
 use std::io;
+use std::os::fd::AsRawFd;
 use std::path::Path;
 
-use kvm_bindings::{CpuId, KVM_API_VERSION, KVM_MAX_CPUID_ENTRIES};
+use arch::cpuid::CpuidEntry;
+use kvm_bindings::KVM_API_VERSION;
 use kvm_ioctls::Cap;
+
+use super::cpuid;
 
 /// The device node.
 const DEV_KVM: &str = "/dev/kvm";
@@ -88,13 +92,9 @@ impl Kvm {
         if u32::try_from(version).ok() != Some(KVM_API_VERSION) {
             return Err(KvmError::Version(version));
         }
-        // Everything else that is used has been there longer than these two.
-        for (cap, name) in
-            [(Cap::ImmediateExit, "KVM_CAP_IMMEDIATE_EXIT"), (Cap::Irqfd, "KVM_CAP_IRQFD")]
-        {
-            if !inner.check_extension(cap) {
-                return Err(KvmError::Capability(name));
-            }
+        // Everything else that is used has been there longer.
+        if !inner.check_extension(Cap::ImmediateExit) {
+            return Err(KvmError::Capability("KVM_CAP_IMMEDIATE_EXIT"));
         }
         Ok(Self { inner })
     }
@@ -115,10 +115,8 @@ impl Kvm {
     ///
     /// # Errors
     /// [`KvmError::Call`].
-    pub fn supported_cpuid(&self) -> Result<CpuId, KvmError> {
-        self.inner
-            .get_supported_cpuid(KVM_MAX_CPUID_ENTRIES)
-            .map_err(KvmError::call("list the supported CPUID"))
+    pub fn supported_cpuid(&self) -> Result<Vec<CpuidEntry>, KvmError> {
+        cpuid::supported(self.inner.as_raw_fd())
     }
 
     pub(super) fn create_vm(&self) -> Result<kvm_ioctls::VmFd, KvmError> {

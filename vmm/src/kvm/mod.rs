@@ -5,8 +5,10 @@
 //! [`DevicePort`]. (A slot added after the interrupt controller costs milliseconds instead of
 //! microseconds: the kernel waits for a grace period.)
 
+mod cpuid;
 mod host;
 mod vm;
 
+pub use cpuid::set_cpuid;
 pub use host::{Flavour, Kvm, KvmError};
 pub use vm::{DevicePort, Vm};

@@ -2,13 +2,10 @@
 
 use arch::registers::{BootRegisters, FPU, Segment, SpecialRegisters, Table};
 use arch::{cpuid, msr};
-use kvm_bindings::{
-    CpuId, KVM_CPUID_FLAG_SIGNIFCANT_INDEX, Msrs, kvm_cpuid_entry2, kvm_dtable, kvm_fpu,
-    kvm_msr_entry, kvm_regs, kvm_segment, kvm_sregs,
-};
+use kvm_bindings::{Msrs, kvm_dtable, kvm_fpu, kvm_msr_entry, kvm_regs, kvm_segment, kvm_sregs};
 use kvm_ioctls::VcpuFd;
 
-use crate::kvm::KvmError;
+use crate::kvm::{KvmError, set_cpuid};
 
 /// Offset of the local vector table's entries for the two local interrupt pins (SDM volume 3, 11.4.1).
 const LVT_LINT0: usize = 0x350;
@@ -17,6 +14,10 @@ const LVT_LINT1: usize = 0x360;
 const MODE_NMI: u32 = 0b100 << 8;
 const MODE_EXTINT: u32 = 0b111 << 8;
 const MODE_MASK: u32 = 0b111 << 8;
+
+/// IA32_APIC_BASE of the first processor after a reset (SDM volume 3, 11.4.4): where its registers are, enabled
+/// (bit 11), the one that boots (bit 8).
+const APIC_BASE_OF_FIRST: u64 = 0xfee0_0000 | 1 << 11 | 1 << 8;
 
 /// Why a vCPU cannot be set up.
 #[derive(Debug, thiserror::Error)]
@@ -48,13 +49,12 @@ impl BootState {
     /// # Errors
     /// [`VcpuError::Cpuid`].
     pub fn new(
-        supported: &CpuId,
+        mut supported: Vec<cpuid::CpuidEntry>,
         facts: &cpuid::CpuFacts,
         boot: BootRegisters,
     ) -> Result<Self, VcpuError> {
-        let mut cpuid: Vec<_> = supported.as_slice().iter().map(from_kvm).collect();
-        cpuid::configure(&mut cpuid, facts)?;
-        Ok(Self { cpuid, topology: facts.topology, boot })
+        cpuid::configure(&mut supported, facts)?;
+        Ok(Self { cpuid: supported, topology: facts.topology, boot })
     }
 
     /// Sets all registers of vCPU `index`.
@@ -63,9 +63,7 @@ impl BootState {
     /// [`VcpuError`].
     pub fn apply(&mut self, fd: &VcpuFd, index: u16) -> Result<(), VcpuError> {
         cpuid::set_cpu(&mut self.cpuid, &self.topology, index)?;
-        let entries: Vec<_> = self.cpuid.iter().map(to_kvm).collect();
-        let entries = CpuId::from_entries(&entries).map_err(|_| too_many("CPUID entries"))?;
-        fd.set_cpuid2(&entries).map_err(KvmError::call("set CPUID"))?;
+        set_cpuid(fd, &self.cpuid)?;
         set_msrs(fd)?;
         if index == 0 {
             set_registers(fd, &self.boot)?;
@@ -99,8 +97,7 @@ fn set_msrs(fd: &VcpuFd) -> Result<(), VcpuError> {
 }
 
 fn set_registers(fd: &VcpuFd, boot: &BootRegisters) -> Result<(), VcpuError> {
-    let mut sregs = fd.get_sregs().map_err(KvmError::call("read the special registers"))?;
-    set_special(&mut sregs, &boot.special);
+    let sregs = special(&boot.special);
     fd.set_sregs(&sregs).map_err(KvmError::call("set the special registers"))?;
     let general = &boot.general;
     let regs = kvm_regs {
@@ -134,21 +131,26 @@ fn set_local_interrupts(fd: &VcpuFd) -> Result<(), VcpuError> {
     Ok(())
 }
 
-fn set_special(to: &mut kvm_sregs, from: &SpecialRegisters) {
-    to.cs = segment(&from.cs);
-    to.ds = segment(&from.ds);
-    to.es = segment(&from.es);
-    to.fs = segment(&from.fs);
-    to.gs = segment(&from.gs);
-    to.ss = segment(&from.ss);
-    to.tr = segment(&from.tr);
-    to.ldt = segment(&from.ldt);
-    to.gdt = table(from.gdt);
-    to.idt = table(from.idt);
-    to.cr0 = from.cr0;
-    to.cr3 = from.cr3;
-    to.cr4 = from.cr4;
-    to.efer = from.efer;
+/// What `from` does not name is as after a reset (SDM volume 3, table 10-1).
+fn special(from: &SpecialRegisters) -> kvm_sregs {
+    kvm_sregs {
+        cs: segment(&from.cs),
+        ds: segment(&from.ds),
+        es: segment(&from.es),
+        fs: segment(&from.fs),
+        gs: segment(&from.gs),
+        ss: segment(&from.ss),
+        tr: segment(&from.tr),
+        ldt: segment(&from.ldt),
+        gdt: table(from.gdt),
+        idt: table(from.idt),
+        cr0: from.cr0,
+        cr3: from.cr3,
+        cr4: from.cr4,
+        efer: from.efer,
+        apic_base: APIC_BASE_OF_FIRST,
+        ..Default::default()
+    }
 }
 
 fn segment(from: &Segment) -> kvm_segment {
@@ -171,31 +173,6 @@ fn segment(from: &Segment) -> kvm_segment {
 
 fn table(from: Table) -> kvm_dtable {
     kvm_dtable { base: from.base, limit: from.limit, padding: [0; 3] }
-}
-
-fn from_kvm(from: &kvm_cpuid_entry2) -> cpuid::CpuidEntry {
-    cpuid::CpuidEntry {
-        function: from.function,
-        index: from.index,
-        significant_index: from.flags & KVM_CPUID_FLAG_SIGNIFCANT_INDEX != 0,
-        eax: from.eax,
-        ebx: from.ebx,
-        ecx: from.ecx,
-        edx: from.edx,
-    }
-}
-
-fn to_kvm(from: &cpuid::CpuidEntry) -> kvm_cpuid_entry2 {
-    kvm_cpuid_entry2 {
-        function: from.function,
-        index: from.index,
-        flags: if from.significant_index { KVM_CPUID_FLAG_SIGNIFCANT_INDEX } else { 0 },
-        eax: from.eax,
-        ebx: from.ebx,
-        ecx: from.ecx,
-        edx: from.edx,
-        padding: [0; 3],
-    }
 }
 
 /// A list that does not fit KVM's structures, which has room for far more than exists.

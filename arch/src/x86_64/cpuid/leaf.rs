@@ -53,7 +53,8 @@ pub(super) fn is_host_topology(function: u32) -> bool {
 }
 
 pub(super) fn is_kvm_signature(entry: &CpuidEntry) -> bool {
-    [entry.ebx, entry.ecx, entry.edx].map(u32::to_le_bytes).concat() == b"KVMKVMKVM\0\0\0"
+    let name = [*b"KVMK", *b"VMKV", *b"M\0\0\0"].map(u32::from_le_bytes);
+    entry.function == KVM && [entry.ebx, entry.ecx, entry.edx] == name
 }
 
 /// `value` with `bits` (fewer than 32) bits from `shift` up replaced by `field`, which is capped to

@@ -101,6 +101,11 @@ impl Cursor {
         self.position
     }
 
+    /// Whether the reader has everything that there is so far.
+    pub(super) fn is_at_end(&self, backlog: &Backlog) -> bool {
+        self.aside.is_empty() && self.position >= backlog.end()
+    }
+
     /// Fills `to` with what comes next; nothing counts as delivered before [`Self::advance`]. Returns the
     /// number of bytes; 0 when the reader has everything.
     pub(super) fn fill(&mut self, backlog: &Backlog, to: &mut [u8]) -> usize {

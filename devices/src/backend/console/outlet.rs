@@ -114,6 +114,10 @@ impl Outlet {
             }
             _ => {}
         }
+        if hub.with_screen(|screen| self.cursor.is_at_end(screen)) {
+            self.pending = Pending::Output;
+            return false;
+        }
         let mut piece = [0; PIECE];
         for _ in 0..MAX_PIECES {
             let count = hub.with_screen(|screen| self.cursor.fill(screen, &mut piece));
