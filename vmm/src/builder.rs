@@ -19,6 +19,7 @@ use devices::legacy::i8042::I8042;
 use devices::legacy::serial::{Serial, SerialInput};
 use devices::memory::GuestMemory;
 use devices::platform::{BootTimer, DebugExit, POWER_PORTS, Power, PvPanic};
+use devices::rate_limiter::{Limiter, Limits};
 use devices::virtio::block::{Block, BlockOptions, SerialError};
 use devices::virtio::console::Console;
 use devices::virtio::net::{MacAddress, Mtu, Net, NetError, NetOptions};
@@ -261,7 +262,8 @@ fn block(plan: &DiskPlan) -> Result<Block, BuildError> {
         DiskEngine::Uring => Engine::IoUring,
     };
     let (id, queues) = (plan.id.clone(), plan.queues);
-    Ok(Block::new(BlockOptions { id, serial, disk, queues, engine }))
+    let limiter = Limiter::new(Limits::NONE);
+    Ok(Block::new(BlockOptions { id, serial, disk, queues, engine, limiter }))
 }
 
 fn network(plan: &NetPlan) -> Result<Net, BuildError> {
@@ -275,6 +277,8 @@ fn network(plan: &NetPlan) -> Result<Net, BuildError> {
         mac: Some(MacAddress::new(plan.mac)?),
         mtu: plan.mtu.map(Mtu::new).transpose()?,
         backend: Arc::new(tap),
+        rx_limiter: Limiter::new(Limits::NONE),
+        tx_limiter: Limiter::new(Limits::NONE),
     }))
 }
 

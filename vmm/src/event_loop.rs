@@ -173,7 +173,10 @@ impl MutEventSubscriber for Subscriber {
 
     fn process(&mut self, events: Events, ops: &mut EventOps) {
         let go_on = match self {
-            Self::Worker { worker, .. } => worker.handle(events.data()),
+            Self::Worker { worker, .. } => {
+                worker.handle(events.data());
+                watch_late_interests(worker, ops)
+            }
             Self::Source { done: true, .. } => false,
             Self::Source { source, done } => {
                 let token = u16::try_from(events.data()).unwrap_or(u16::MAX);
@@ -189,6 +192,17 @@ impl MutEventSubscriber for Subscriber {
             }
         }
     }
+}
+
+/// Watches what a worker has come to need. Returns `false` when the device has failed.
+fn watch_late_interests(worker: &mut Worker, ops: &mut EventOps) -> bool {
+    let added: Result<(), _> = worker
+        .late_interests()
+        .try_for_each(|(data, i)| ops.add(Events::with_data_raw(i.fd, data, i.events)));
+    if let Err(error) = added {
+        worker.cannot_watch(&error);
+    }
+    !worker.has_failed()
 }
 
 #[cfg(test)]

@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use devices::backend::disk::io::Engine;
 use devices::backend::disk::{Disk, DiskOptions};
+use devices::rate_limiter::{Limiter, Limits};
 use devices::virtio::block::{Block, BlockOptions};
 use vm_memory::{Bytes, GuestAddress};
 use vmm_sys_util::tempfile::TempFile;
@@ -70,7 +71,8 @@ fn block(engine: Engine, write: bool, len: u32, depth: u16) -> Box<dyn Subject> 
     let disk = Arc::new(Disk::open(temporary.as_path(), DiskOptions::default()).unwrap());
     let queues = NonZeroU16::MIN;
     let id = "disk".to_owned();
-    let device = Block::new(BlockOptions { id, serial: None, disk, queues, engine });
+    let limiter = Limiter::new(Limits::NONE);
+    let device = Block::new(BlockOptions { id, serial: None, disk, queues, engine, limiter });
     // FLUSH: a driver without it makes every write durable.
     let rig = Rig::new(Box::new(device), 1 << 9, 256, |memory, rings| {
         for i in 0..u64::from(CHAINS) {

@@ -12,6 +12,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use devices::backend::net::tap::Tap;
+use devices::rate_limiter::{Limiter, Limits};
 use devices::virtio::net::{Net, NetOptions};
 use vm_memory::{Bytes, GuestAddress};
 
@@ -76,7 +77,14 @@ fn card(fill: impl FnOnce(&mut Rig)) -> Rig {
     let tap = Arc::new(Tap::open(TAP, 1).unwrap());
     let set_up = Command::new("ip").args(["link", "set", TAP, "up"]).status().unwrap();
     assert!(set_up.success());
-    let net = Net::new(NetOptions { id: "net".to_owned(), mac: None, mtu: None, backend: tap });
+    let net = Net::new(NetOptions {
+        id: "net".to_owned(),
+        mac: None,
+        mtu: None,
+        backend: tap,
+        rx_limiter: Limiter::new(Limits::NONE),
+        tx_limiter: Limiter::new(Limits::NONE),
+    });
     let mut rig = Rig::new(Box::new(net), FEATURES, SIZE, |_, _| {});
     fill(&mut rig);
     rig

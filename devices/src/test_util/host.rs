@@ -37,6 +37,12 @@ impl FakeHost {
         }
     }
 
+    /// How many descriptors are watched.
+    #[must_use]
+    pub fn watched(&self) -> usize {
+        self.lock().as_ref().map_or(0, |worker| worker.interests().len())
+    }
+
     fn lock(&self) -> std::sync::MutexGuard<'_, Option<Worker>> {
         self.worker.lock().unwrap_or_else(PoisonError::into_inner)
     }

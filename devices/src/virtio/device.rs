@@ -16,6 +16,8 @@
 //! way out. A machine that pauses takes the handlers off their loop as they are, after
 //! [`QueueHandler::quiesce`], and puts them back when it resumes. A device knows neither its address nor KVM.
 
+use std::sync::Arc;
+
 use vmm_sys_util::eventfd::EventFd;
 
 use super::DeviceType;
@@ -121,6 +123,11 @@ pub trait QueueHandler: Send {
         Ok(())
     }
 
+    /// What is to be watched besides since [`Self::interests`] was asked; asked after each [`Self::handle`].
+    fn late_interest(&mut self) -> Option<Interest> {
+        None
+    }
+
     /// Gives up: nothing in flight is lost, and the queues go back to the transport.
     fn stop(self: Box<Self>) -> Vec<Queue>;
 }
@@ -132,9 +139,11 @@ pub trait QueueHandler: Send {
 pub struct Worker {
     name: String,
     handlers: Vec<Box<dyn QueueHandler>>,
-    kicks: Vec<(u16, EventFd)>,
+    kicks: Vec<(u16, Arc<EventFd>)>,
     interrupt: Interrupt,
     failed: bool,
+    /// Late interests that the event loop has not taken.
+    late: Vec<(u32, Interest)>,
 }
 
 impl Worker {
@@ -143,15 +152,15 @@ impl Worker {
     pub fn new(
         name: String,
         handlers: Vec<Box<dyn QueueHandler>>,
-        kicks: Vec<(u16, EventFd)>,
+        kicks: Vec<(u16, Arc<EventFd>)>,
         interrupt: Interrupt,
     ) -> Self {
-        Self { name, handlers, kicks, interrupt, failed: false }
+        Self { name, handlers, kicks, interrupt, failed: false, late: Vec::new() }
     }
 
     /// The queue index and kick descriptor of each live queue.
     #[must_use]
-    pub fn kicks(&self) -> &[(u16, EventFd)] {
+    pub fn kicks(&self) -> &[(u16, Arc<EventFd>)] {
         &self.kicks
     }
 
@@ -175,12 +184,13 @@ impl Worker {
         if self.failed {
             return false;
         }
-        if let Some(handler) = handler
-            && let Err(error) = handler.handle(token)
-        {
-            log::warn!("{}: guest driver broke the protocol: {error}", self.name);
-            self.failed = true;
-            self.interrupt.needs_reset();
+        if let Some(handler) = handler {
+            if let Err(error) = handler.handle(token) {
+                log::warn!("{}: guest driver broke the protocol: {error}", self.name);
+                self.fail();
+            } else if let Some(interest) = handler.late_interest() {
+                self.late.push((data & !0xffff | u32::from(interest.token), interest));
+            }
         }
         !self.failed
     }
@@ -203,6 +213,28 @@ impl Worker {
                 log::error!("{}: kick of queue {queue} lost: {error}", self.name);
             }
         }
+    }
+
+    /// Whether the device waits for a reset.
+    #[must_use]
+    pub fn has_failed(&self) -> bool {
+        self.failed
+    }
+
+    /// What [`Self::handle`] made necessary to watch besides [`Self::interests`], in the same form.
+    pub fn late_interests(&mut self) -> impl Iterator<Item = (u32, Interest)> {
+        self.late.drain(..)
+    }
+
+    /// The event loop cannot watch what the device needs: it is of no use until it is reset.
+    pub fn cannot_watch(&mut self, error: &dyn std::error::Error) {
+        log::error!("{}: a descriptor cannot be watched: {error}", self.name);
+        self.fail();
+    }
+
+    fn fail(&mut self) {
+        self.failed = true;
+        self.interrupt.needs_reset();
     }
 
     /// Stops every handler; the queues come back in no particular order.

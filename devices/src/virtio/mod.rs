@@ -8,6 +8,7 @@ pub mod device;
 pub mod net;
 pub mod queue;
 pub mod rng;
+mod session;
 pub mod transport;
 
 /// What kind of device the driver finds (virtio 1.3, section 5).

@@ -116,7 +116,7 @@ impl DevicePort {
         IoEventAddress::Mmio(self.base + QUEUE_NOTIFY)
     }
 
-    fn connect_kicks(&self, kicks: &[(u16, EventFd)]) -> io::Result<()> {
+    fn connect_kicks(&self, kicks: &[(u16, Arc<EventFd>)]) -> io::Result<()> {
         for (done, (queue, kick)) in kicks.iter().enumerate() {
             let address = self.kick_address();
             if let Err(error) = self.vm.register_ioevent(kick, &address, u32::from(*queue)) {
@@ -127,7 +127,7 @@ impl DevicePort {
         Ok(())
     }
 
-    fn disconnect_kicks(&self, kicks: &[(u16, EventFd)]) {
+    fn disconnect_kicks(&self, kicks: &[(u16, Arc<EventFd>)]) {
         for (queue, kick) in kicks {
             let address = self.kick_address();
             if let Err(error) = self.vm.unregister_ioevent(kick, &address, u32::from(*queue)) {

@@ -43,7 +43,7 @@ pub struct Disk {
     path: PathBuf,
     file: File,
     kind: Kind,
-    read_only: bool,
+    options: DiskOptions,
     sectors: u64,
     logical_block: u32,
     physical_block: u32,
@@ -85,10 +85,34 @@ impl Disk {
             .custom_flags(flags)
             .open(path)
             .map_err(fail)?;
+        lock(path, &file, !options.read_only)?;
+        Self::from_file(path, file, options)
+    }
+
+    /// Opens what is to take the place of this disk, in the same way. When `path` leads to the same file
+    /// again, its size and blocks are looked at again.
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    pub fn open_successor(&self, path: &Path) -> Result<Self, DiskError> {
+        let is_same = path
+            .metadata()
+            .ok()
+            .zip(self.file.metadata().ok())
+            .is_some_and(|(new, old)| (new.dev(), new.ino()) == (old.dev(), old.ino()));
+        if is_same {
+            // Opened once more, it would be locked by ourselves.
+            let file = self.file.try_clone().map_err(DiskError::io(path, "open it again"))?;
+            return Self::from_file(path, file, self.options);
+        }
+        Self::open(path, self.options)
+    }
+
+    /// The disk in `file`, which is locked.
+    fn from_file(path: &Path, file: File, options: DiskOptions) -> Result<Self, DiskError> {
         // Asked again of what was really opened.
         let metadata = file.metadata().map_err(DiskError::io(path, "inspect it"))?;
         let kind = kind_of(path, &metadata)?;
-        lock(path, &file, !options.read_only)?;
         let alignment = if options.direct { direct_alignment(path, &file)? } else { 1 };
         let shape = Shape::of(path, &file, kind, &metadata, alignment)?;
         let device = if kind == Kind::BlockDevice { metadata.rdev() } else { metadata.dev() };
@@ -96,7 +120,7 @@ impl Disk {
             path: path.to_owned(),
             file,
             kind,
-            read_only: options.read_only,
+            options,
             sectors: shape.sectors,
             logical_block: shape.logical_block,
             physical_block: shape.physical_block,
@@ -124,7 +148,7 @@ impl Disk {
     /// Whether it was opened for reading only.
     #[must_use]
     pub fn is_read_only(&self) -> bool {
-        self.read_only
+        self.options.read_only
     }
 
     /// The smallest unit that the host transfers at once, in bytes: a power of two, at least 512.

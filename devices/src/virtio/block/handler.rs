@@ -5,15 +5,19 @@
 
 use std::sync::Arc;
 
+use super::control::Shared;
 use super::counters::QueueCounters;
-use super::request::{Kind, Request, Rules, Status, Step};
+use super::request::{HEADER, Kind, Request, Rules, Status, Step};
 use crate::backend::disk::io::{DiskIo, Op, Started};
 use crate::event::Interest;
+use crate::rate_limiter::Gate;
 use crate::virtio::device::QueueHandler;
 use crate::virtio::queue::{Chain, Fault, Queue, QueueError};
+use crate::virtio::session::Session;
 
 const KICK: u16 = 0;
 const COMPLETION: u16 = 1;
+const GATE: u16 = 2;
 
 /// With an engine that waits for each transfer: the most requests, and about the most bytes, answered
 /// before the driver hears of them and other devices get their turn.
@@ -30,8 +34,18 @@ pub(super) struct Handler {
     slots: Vec<Slot>,
     free: Vec<u16>,
     counters: Arc<QueueCounters>,
+    gate: Gate,
+    link: Link,
     /// The driver broke the protocol: the ring must not be touched again.
     broken: bool,
+}
+
+/// What ties a queue to the others of its device, and to whoever changes the device.
+pub(super) struct Link {
+    pub(super) shared: Arc<Shared>,
+    /// Which of the disks the engine was opened on, by [`Shared::changes`].
+    pub(super) changes: u32,
+    pub(super) _session: Arc<Session>,
 }
 
 /// A request, and the chain that it came in and goes back by.
@@ -45,6 +59,8 @@ enum Stop {
     RingEmpty,
     SlotsFull,
     BatchFull,
+    /// The device has reached its limits.
+    GateClosed,
 }
 
 impl Handler {
@@ -55,6 +71,7 @@ impl Handler {
         io: Box<dyn DiskIo>,
         rules: Rules,
         counters: Arc<QueueCounters>,
+        link: Link,
     ) -> Self {
         Self {
             name,
@@ -64,12 +81,17 @@ impl Handler {
             slots: Vec::new(),
             free: Vec::new(),
             counters,
+            gate: Gate::new(link.shared.limiter.clone()),
+            link,
             broken: false,
         }
     }
 
     fn serve(&mut self) -> Result<(), QueueError> {
         self.finish_completed()?;
+        if self.link.shared.changes() != self.link.changes && !self.change_disk() {
+            return self.queue.announce();
+        }
         loop {
             self.queue.silence_kicks()?;
             let stop = self.take_requests()?;
@@ -81,6 +103,8 @@ impl Handler {
                 Stop::RingEmpty => break,
                 // Kicks stay off: the completion that frees a slot brings us back here.
                 Stop::SlotsFull if self.free.is_empty() => break,
+                // Nor are they of use before the gate's timer.
+                Stop::GateClosed => break,
                 Stop::SlotsFull | Stop::BatchFull => {
                     self.queue.kick_again();
                     break;
@@ -88,6 +112,20 @@ impl Handler {
             }
         }
         self.queue.announce()
+    }
+
+    /// Goes over to the disk that has taken the place of ours. `false` while requests are under way: they end
+    /// where they began, and each end brings the handler back.
+    fn change_disk(&mut self) -> bool {
+        if self.slots.len() > self.free.len() {
+            return false;
+        }
+        let Link { shared, changes, .. } = &mut self.link;
+        *changes = shared.changes();
+        let disk = shared.disk();
+        self.rules.sectors = disk.sectors();
+        self.io.set_disk(disk);
+        true
     }
 
     /// Starts what the driver has put on the ring.
@@ -98,6 +136,9 @@ impl Handler {
         for _ in 0..most {
             if is_waiting && bytes >= MAX_BATCH_BYTES {
                 break;
+            }
+            if self.gate.is_closed() {
+                return Ok(Stop::GateClosed);
             }
             let Some(index) = self.free_slot() else {
                 return Ok(Stop::SlotsFull);
@@ -111,7 +152,9 @@ impl Handler {
             }
             let memory = self.queue.memory();
             let (readable, writable) = (slot.chain.readable(memory), slot.chain.writable(memory));
-            bytes += readable.len() + writable.len();
+            let len = readable.len() + writable.len();
+            bytes += len;
+            self.gate.charge(len.saturating_sub(HEADER + 1));
             let request = Request::parse(&readable, &writable, &self.rules);
             slot.request = Some(request.map_err(|fault| self.queue.fault(fault))?);
             self.run(index)?;
@@ -229,7 +272,12 @@ impl QueueHandler for Handler {
         if let Some(fd) = self.io.completion_fd() {
             all.push(Interest::readable(fd, COMPLETION));
         }
+        all.extend(self.gate.interest(GATE));
         all
+    }
+
+    fn late_interest(&mut self) -> Option<Interest> {
+        self.gate.late_interest(GATE)
     }
 
     fn handle(&mut self, token: u16) -> Result<(), QueueError> {

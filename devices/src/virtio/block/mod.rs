@@ -5,6 +5,7 @@
 //! [`crate::backend::disk::io`]. There are no geometry, no zones, no secure erase and no lifetime report.
 
 mod config;
+mod control;
 mod counters;
 mod handler;
 mod request;
@@ -21,11 +22,14 @@ use super::device::{ActivateError, Activation, QueueHandler, VirtioDevice, read_
 use crate::backend::disk::Disk;
 use crate::backend::disk::io::{DiskIo, Engine};
 use crate::memory::GuestMemory;
+use crate::rate_limiter::Limiter;
 
+pub use control::BlockControl;
 pub use counters::{Counter, QueueCounters};
 
 use config::{QUEUE_SIZE, bit};
-use handler::Handler;
+use control::Shared;
+use handler::{Handler, Link};
 use request::{ID_LEN, Rules};
 
 /// The serial number that a guest sees: up to 20 printable ASCII characters.
@@ -75,16 +79,18 @@ pub struct BlockOptions {
     pub queues: NonZeroU16,
     /// How transfers are made.
     pub engine: Engine,
+    /// What all queues together are limited by.
+    pub limiter: Arc<Limiter>,
 }
 
-/// Opens an engine of the given depth on a guest's memory.
-type OpenIo = Box<dyn Fn(u16, &GuestMemory) -> Box<dyn DiskIo> + Send>;
+/// Opens an engine of the given depth on a disk and a guest's memory.
+type OpenIo = Box<dyn Fn(&Arc<Disk>, u16, &GuestMemory) -> Box<dyn DiskIo> + Send>;
 
 /// The block device.
 pub struct Block {
     name: Arc<str>,
     serial: Serial,
-    disk: Arc<Disk>,
+    shared: Arc<Shared>,
     queue_sizes: Vec<u16>,
     counters: Vec<Arc<QueueCounters>>,
     open_io: OpenIo,
@@ -94,9 +100,17 @@ impl Block {
     /// A device as `options` say.
     #[must_use]
     pub fn new(options: BlockOptions) -> Self {
-        let (disk, engine) = (options.disk.clone(), options.engine);
-        let open_io = Box::new(move |depth, memory: &_| disk.open_io(engine, depth, memory));
+        let engine = options.engine;
+        let open_io = Box::new(move |disk: &Arc<Disk>, depth, memory: &_| {
+            disk.open_io(engine, depth, memory)
+        });
         Self::with_io(options, open_io)
+    }
+
+    /// Changes the device later.
+    #[must_use]
+    pub fn control(&self) -> BlockControl {
+        BlockControl::new(self.shared.clone())
     }
 
     /// The counters of each queue, in order; they go on counting when the device is reset.
@@ -106,12 +120,12 @@ impl Block {
     }
 
     fn with_io(options: BlockOptions, open_io: OpenIo) -> Self {
-        let BlockOptions { id, serial, disk, queues, .. } = options;
+        let BlockOptions { id, serial, disk, queues, limiter, .. } = options;
         let queues = usize::from(queues.get());
         Self {
             name: id.into(),
             serial: serial.unwrap_or_else(|| Serial::cut(disk.identity())),
-            disk,
+            shared: Shared::new(disk, limiter),
             queue_sizes: vec![QUEUE_SIZE; queues],
             counters: (0..queues).map(|_| Arc::default()).collect(),
             open_io,
@@ -122,11 +136,11 @@ impl Block {
         u16::try_from(self.queue_sizes.len()).unwrap_or(u16::MAX)
     }
 
-    fn rules(&self, features: u64) -> Rules {
+    fn rules(&self, disk: &Disk, features: u64) -> Rules {
         let has = |feature| features & bit(feature) != 0;
         Rules {
-            sectors: self.disk.sectors(),
-            read_only: self.disk.is_read_only(),
+            sectors: disk.sectors(),
+            read_only: disk.is_read_only(),
             discard: has(VIRTIO_BLK_F_DISCARD),
             write_zeroes: has(VIRTIO_BLK_F_WRITE_ZEROES),
             write_through: !has(VIRTIO_BLK_F_FLUSH),
@@ -145,30 +159,36 @@ impl VirtioDevice for Block {
     }
 
     fn features(&self) -> u64 {
-        config::features(&self.disk, self.queue_count())
+        config::features(&self.shared.disk(), self.queue_count())
     }
 
     fn read_config(&self, offset: u64, data: &mut [u8]) {
-        read_config_bytes(&config::space(&self.disk, self.queue_count()), offset, data);
+        read_config_bytes(&config::space(&self.shared.disk(), self.queue_count()), offset, data);
     }
 
     fn activate(
         &mut self,
         activation: Activation,
     ) -> Result<Vec<Box<dyn QueueHandler>>, ActivateError> {
-        let Activation { memory, features, queues, .. } = activation;
+        let Activation { memory, features, queues, interrupt } = activation;
+        let shared = &self.shared;
+        let session = shared.sessions.begin(queues.iter().flatten(), interrupt);
+        let changes = shared.changes();
+        let disk = shared.disk();
         let mut handlers: Vec<Box<dyn QueueHandler>> = Vec::with_capacity(queues.len());
         // A driver may use fewer queues than there are (virtio 1.3, 5.2.5), but not none.
         for (queue, counters) in queues.into_iter().zip(&self.counters) {
             let Some(queue) = queue else { continue };
-            let io = (self.open_io)(queue.size(), &memory);
-            let rules = self.rules(features);
+            let io = (self.open_io)(&disk, queue.size(), &memory);
+            let rules = self.rules(&disk, features);
+            let link = Link { shared: shared.clone(), changes, _session: session.clone() };
             handlers.push(Box::new(Handler::new(
                 self.name.clone(),
                 queue,
                 io,
                 rules,
                 counters.clone(),
+                link,
             )));
         }
         if handlers.is_empty() {

@@ -19,7 +19,7 @@ use crate::memory::Buffers;
 use crate::virtio::queue::Fault;
 
 /// Length of the header: type, a reserved word, first sector.
-const HEADER: usize = 16;
+pub(super) const HEADER: usize = 16;
 /// Length of one range of a discard or write-zeroes request: first sector, sectors, flags.
 const RANGE: usize = 16;
 /// Length of a device's serial number.

@@ -13,6 +13,7 @@ mod control;
 mod counters;
 mod features;
 mod header;
+mod limits;
 mod options;
 mod posted;
 mod rx;
@@ -24,10 +25,13 @@ use std::sync::atomic::{AtomicBool, AtomicU16, Ordering};
 use super::DeviceType;
 use super::device::{ActivateError, Activation, QueueHandler, VirtioDevice, read_config_bytes};
 use super::queue::Queue;
+use super::session::{Session, Sessions};
 use crate::backend::net::NetBackend;
 use crate::interrupt::Interrupt;
+use crate::rate_limiter::Limiter;
 
 pub use counters::{Counter, Counters};
+pub use limits::{NetControl, NetLimits};
 pub use options::{MacAddress, Mtu, NetError};
 
 /// Largest size of each queue, which is what Linux allocates buffers for.
@@ -49,6 +53,10 @@ pub struct NetOptions {
     pub mtu: Option<Mtu>,
     /// The host's side. It has as many queues as the card has queue pairs.
     pub backend: Arc<dyn NetBackend>,
+    /// What frames towards the guest are limited by, on all queue pairs together.
+    pub rx_limiter: Arc<Limiter>,
+    /// What frames from the guest are.
+    pub tx_limiter: Arc<Limiter>,
 }
 
 /// The network card.
@@ -68,6 +76,9 @@ struct Shared {
     /// Queue pairs that the driver wants to use, from the first on.
     active_pairs: AtomicU16,
     is_link_up: AtomicBool,
+    rx_limiter: Arc<Limiter>,
+    tx_limiter: Arc<Limiter>,
+    sessions: Sessions,
 }
 
 impl Net {
@@ -75,7 +86,7 @@ impl Net {
     /// says so and the card works all the same.
     #[must_use]
     pub fn new(options: NetOptions) -> Self {
-        let NetOptions { id, mac, mtu, backend } = options;
+        let NetOptions { id, mac, mtu, backend, rx_limiter, tx_limiter } = options;
         if let Some(mtu) = mtu
             && let Err(error) = backend.set_mtu(mtu.get())
         {
@@ -95,8 +106,17 @@ impl Net {
                 counters: Arc::default(),
                 active_pairs: AtomicU16::new(1),
                 is_link_up: AtomicBool::new(true),
+                rx_limiter,
+                tx_limiter,
+                sessions: Sessions::default(),
             }),
         }
+    }
+
+    /// Changes the card later.
+    #[must_use]
+    pub fn control(&self) -> NetControl {
+        NetControl::new(self.shared.clone())
     }
 
     /// What the card counts, from its creation on.
@@ -148,6 +168,8 @@ impl VirtioDevice for Net {
         mut activation: Activation,
     ) -> Result<Vec<Box<dyn QueueHandler>>, ActivateError> {
         let acked = activation.features;
+        let queues = activation.queues.iter().flatten();
+        let session = self.shared.sessions.begin(queues, activation.interrupt.clone());
         let mut pairs = vec![(activation.take_queue(0)?, activation.take_queue(1)?)];
         let control = self.take_control_queue(&mut activation);
         if control.is_some() && acked & features::MQ != 0 {
@@ -164,6 +186,7 @@ impl VirtioDevice for Net {
                 pair,
                 shared: self.shared.clone(),
                 interrupt: activation.interrupt.clone(),
+                _session: session.clone(),
             };
             handlers.push(Box::new(rx::Receiver::new(port(), receive, shape)));
             handlers.push(Box::new(tx::Sender::new(port(), transmit)));
@@ -215,6 +238,7 @@ struct Port {
     pair: u16,
     shared: Arc<Shared>,
     interrupt: Interrupt,
+    _session: Arc<Session>,
 }
 
 impl Port {

@@ -11,6 +11,7 @@
 
 use crate::event::Interest;
 use crate::guest_io::IoVecs;
+use crate::rate_limiter::Gate;
 use crate::virtio::device::QueueHandler;
 use crate::virtio::queue::{Fault, Queue, QueueError};
 
@@ -19,6 +20,7 @@ use super::{Mtu, Port, features, header, is_gone};
 
 const KICK: u16 = 0;
 const FRAME: u16 = 1;
+const GATE: u16 = 2;
 
 /// Most frames delivered before other devices get their turn.
 const MAX_BATCH: usize = 64;
@@ -80,6 +82,7 @@ pub(super) struct Receiver {
     held: Option<Held>,
     used: Vec<(u16, u32)>,
     may_have_frames: bool,
+    gate: Gate,
     expects_kicks: bool,
     failures: u32,
     /// Frames to go until large ones are no longer expected.
@@ -108,6 +111,7 @@ enum Step {
 impl Receiver {
     pub(super) fn new(port: Port, queue: Queue, shape: Shape) -> Self {
         Self {
+            gate: Gate::new(port.shared.rx_limiter.clone()),
             port,
             queue,
             shape,
@@ -130,7 +134,7 @@ impl Receiver {
         if let Some(held) = self.held {
             return self.go_on_with(held);
         }
-        if !self.may_have_frames {
+        if !self.may_have_frames || self.gate.is_closed() {
             return Ok(Step::Wait);
         }
         if self.posted.is_empty() {
@@ -237,6 +241,7 @@ impl Receiver {
         } else {
             self.large_streak.saturating_sub(1)
         };
+        self.gate.charge(len - header::LEN);
         let counters = &self.port.shared.counters;
         counters.rx_frames.increment();
         counters.rx_bytes.add(len - header::LEN);
@@ -266,17 +271,24 @@ impl QueueHandler for Receiver {
 
         let fd = self.port.shared.backend.fd(self.port.pair);
         let frames = fd.map(|fd| Interest::readable_edge(fd.as_raw_fd(), FRAME));
-        std::iter::once(self.queue.kick_interest(KICK)).chain(frames).collect()
+        let gate = self.gate.interest(GATE);
+        std::iter::once(self.queue.kick_interest(KICK)).chain(frames).chain(gate).collect()
+    }
+
+    fn late_interest(&mut self) -> Option<Interest> {
+        self.gate.late_interest(GATE)
     }
 
     fn handle(&mut self, token: u16) -> Result<(), QueueError> {
-        if token == KICK {
-            self.queue.take_kick();
-        } else {
-            self.may_have_frames = true;
-            if let Some(held) = &mut self.held {
-                held.news = held.news.saturating_add(1);
+        match token {
+            KICK => self.queue.take_kick(),
+            FRAME => {
+                self.may_have_frames = true;
+                if let Some(held) = &mut self.held {
+                    held.news = held.news.saturating_add(1);
+                }
             }
+            _ => {}
         }
         if !self.port.is_active() {
             // Whatever comes was not meant for this pair; once it is, look before the first news.

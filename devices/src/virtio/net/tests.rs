@@ -6,10 +6,11 @@ use std::sync::Arc;
 use super::*;
 use crate::backend::net::Offloads;
 use crate::virtio::transport::status;
-use fake::{BUFFERS, Card, FakeCard, FakeNet, Told, frame};
+use fake::{BUFFERS, Card, FakeCard, FakeNet, Told, frame, unlimited};
 
 fn net(mac: Option<MacAddress>, mtu: Option<Mtu>, backend: Arc<FakeNet>) -> Net {
-    Net::new(NetOptions { id: "net0".to_owned(), mac, mtu, backend })
+    let (rx_limiter, tx_limiter) = unlimited();
+    Net::new(NetOptions { id: "net0".to_owned(), mac, mtu, backend, rx_limiter, tx_limiter })
 }
 
 fn told(net: &FakeNet) -> Vec<Told> {

@@ -5,16 +5,19 @@
 //! cannot stall the queue.
 
 use std::io::ErrorKind;
+use std::ops::ControlFlow;
 
 use crate::event::Interest;
 use crate::guest_io::IoVecs;
 use crate::memory::Buffers;
+use crate::rate_limiter::Gate;
 use crate::virtio::device::QueueHandler;
 use crate::virtio::queue::{Chain, Queue, QueueError};
 
 use super::{Port, header, is_gone};
 
 const KICK: u16 = 0;
+const GATE: u16 = 1;
 
 /// Most frames sent before other devices get their turn; at 64 KiB each about a millisecond's work.
 const MAX_BATCH: usize = 64;
@@ -25,25 +28,38 @@ pub(super) struct Sender {
     queue: Queue,
     chain: Chain,
     iovecs: IoVecs,
+    gate: Gate,
 }
 
 impl Sender {
     pub(super) fn new(port: Port, queue: Queue) -> Self {
-        Self { port, queue, chain: Chain::new(), iovecs: IoVecs::new() }
+        let gate = Gate::new(port.shared.tx_limiter.clone());
+        Self { port, queue, chain: Chain::new(), iovecs: IoVecs::new(), gate }
     }
 }
 
 impl QueueHandler for Sender {
     fn interests(&self) -> Vec<Interest> {
-        vec![self.queue.kick_interest(KICK)]
+        let gate = self.gate.interest(GATE);
+        std::iter::once(self.queue.kick_interest(KICK)).chain(gate).collect()
+    }
+
+    fn late_interest(&mut self) -> Option<Interest> {
+        self.gate.late_interest(GATE)
     }
 
     fn handle(&mut self, _token: u16) -> Result<(), QueueError> {
-        let Self { port, queue, chain, iovecs } = self;
-        queue.serve(MAX_BATCH, chain, |memory, chain| {
-            send(port, iovecs, &chain.readable(memory));
+        let Self { port, queue, chain, iovecs, gate } = self;
+        if gate.is_closed() {
+            queue.take_kick();
+            return Ok(());
+        }
+        queue.serve_until(MAX_BATCH, chain, |memory, chain| {
+            let frame = chain.readable(memory);
+            send(port, iovecs, &frame);
+            gate.charge(frame.len().saturating_sub(header::LEN));
             // Nothing is written to a sent buffer.
-            Ok(0)
+            Ok(if gate.is_closed() { ControlFlow::Break(0) } else { ControlFlow::Continue(0) })
         })
     }
 

@@ -7,7 +7,9 @@
 
 mod chain;
 
+use std::ops::ControlFlow;
 use std::os::fd::{AsRawFd, RawFd};
+use std::sync::Arc;
 use std::sync::atomic::{Ordering, fence};
 
 use virtio_queue::{QueueOwnedT, QueueT};
@@ -110,7 +112,7 @@ pub struct Queue {
     ring: virtio_queue::Queue,
     memory: GuestMemory,
     indirect: bool,
-    kick: EventFd,
+    kick: Arc<EventFd>,
     interrupt: Interrupt,
     unannounced: bool,
     /// Where the used ring stood when the driver's wish for an interrupt was last looked at.
@@ -138,7 +140,7 @@ impl Queue {
         config: QueueConfig,
         features: u64,
         memory: GuestMemory,
-        doorbells: (EventFd, Interrupt),
+        doorbells: (Arc<EventFd>, Interrupt),
     ) -> Result<Self, QueueError> {
         let bad = || QueueError::Setup { queue: index, config };
         let mut ring = virtio_queue::Queue::new(max_size).map_err(|_| bad())?;
@@ -277,13 +279,33 @@ impl Queue {
         chain: &mut Chain,
         mut answer: impl FnMut(&GuestMemory, &Chain) -> Result<u32, Fault>,
     ) -> Result<(), QueueError> {
+        self.serve_until(budget, chain, |memory, chain| {
+            answer(memory, chain).map(ControlFlow::Continue)
+        })
+    }
+
+    /// The same until `answer` breaks off with the chain that it has just answered. Kicks stay off then:
+    /// the caller knows when to come back.
+    ///
+    /// # Errors
+    /// As [`Self::serve`].
+    pub fn serve_until(
+        &mut self,
+        budget: usize,
+        chain: &mut Chain,
+        mut answer: impl FnMut(&GuestMemory, &Chain) -> Result<ControlFlow<u32, u32>, Fault>,
+    ) -> Result<(), QueueError> {
         self.take_kick();
         let mut left = budget;
         loop {
             self.silence_kicks()?;
             while self.pop(chain)? {
-                let written = answer(&self.memory, chain).map_err(|f| self.fault(f))?;
+                let answered = answer(&self.memory, chain).map_err(|f| self.fault(f))?;
+                let (ControlFlow::Continue(written) | ControlFlow::Break(written)) = answered;
                 self.push(chain.head(), written)?;
+                if answered.is_break() {
+                    return self.announce();
+                }
                 left = left.saturating_sub(1);
                 if left == 0 {
                     self.kick_again();
@@ -326,6 +348,12 @@ impl Queue {
     #[must_use]
     pub fn kick_fd(&self) -> RawFd {
         self.kick.as_raw_fd()
+    }
+
+    /// The same descriptor, for whoever wants the queue's handler to be called.
+    #[must_use]
+    pub fn kick_handle(&self) -> Arc<EventFd> {
+        self.kick.clone()
     }
 
     /// Takes note of the kick, so that the descriptor is quiet until the next one.

@@ -25,7 +25,7 @@ fn bench(features: u64) -> Bench {
     let memory = guest_memory(RAM);
     let driver = DriverQueue::new(&memory, BASE, 16);
     let (interrupt, line) = fake_interrupt();
-    let kick = EventFd::new(EFD_NONBLOCK).unwrap();
+    let kick = Arc::new(EventFd::new(EFD_NONBLOCK).unwrap());
     let queue = Queue::new(0, 256, driver.config(), features, memory, (kick, interrupt)).unwrap();
     Bench { queue, driver, line, chain: Chain::new() }
 }
@@ -255,7 +255,7 @@ fn a_queue_that_cannot_work_is_refused() {
         QueueConfig { descriptors: !0xf, ..good },
     ];
     for config in bad {
-        let doorbells = (EventFd::new(EFD_NONBLOCK).unwrap(), fake_interrupt().0);
+        let doorbells = (Arc::new(EventFd::new(EFD_NONBLOCK).unwrap()), fake_interrupt().0);
         let queue = Queue::new(0, 256, config, 0, memory.clone(), doorbells);
         assert!(matches!(queue, Err(QueueError::Setup { .. })), "{config:x?}");
     }

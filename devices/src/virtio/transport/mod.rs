@@ -6,6 +6,8 @@
 
 pub mod mmio;
 
+use std::sync::Arc;
+
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
 use super::device::{Activation, DeviceHost, VirtioDevice, Worker};
@@ -40,7 +42,7 @@ pub struct Transport {
     status: u32,
     driver_features: u64,
     queues: Vec<QueueConfig>,
-    kicks: Vec<(u16, EventFd)>,
+    kicks: Vec<(u16, Arc<EventFd>)>,
     /// The worker while the machine is paused.
     resting: Option<Worker>,
     /// Register writes that the state machine refused.
@@ -279,9 +281,9 @@ impl Transport {
                 queues.push(None);
                 continue;
             }
-            let kick = EventFd::new(EFD_NONBLOCK)?;
-            worker_kicks.push((index, kick.try_clone()?));
-            self.kicks.push((index, kick.try_clone()?));
+            let kick = Arc::new(EventFd::new(EFD_NONBLOCK)?);
+            worker_kicks.push((index, kick.clone()));
+            self.kicks.push((index, kick.clone()));
             let doorbells = (kick, self.interrupt.clone());
             let memory = self.memory.clone();
             queues.push(Some(Queue::new(

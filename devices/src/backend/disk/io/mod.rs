@@ -111,6 +111,9 @@ pub trait DiskIo: Send {
     /// When the host cannot wait; nothing is known of what is in flight then.
     fn wait(&mut self) -> io::Result<()>;
 
+    /// All later operations are on `disk`. Must not be called while one is in flight.
+    fn set_disk(&mut self, disk: Arc<Disk>);
+
     /// What becomes readable, and stays so, while [`Self::completed`] has something; `None` for an
     /// engine that never has anything in flight.
     fn completion_fd(&self) -> Option<RawFd>;

@@ -108,6 +108,10 @@ impl DiskIo for SyncIo {
         Ok(())
     }
 
+    fn set_disk(&mut self, disk: Arc<Disk>) {
+        self.disk = disk;
+    }
+
     fn completion_fd(&self) -> Option<RawFd> {
         None
     }

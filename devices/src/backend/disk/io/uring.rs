@@ -36,9 +36,14 @@ const OPERATIONS: [u8; 6] = [
 /// The most that one transfer moves (`MAX_RW_COUNT`); the rest is a short transfer.
 const MAX_TRANSFER: usize = 0x7fff_f000;
 
+/// The one thing that may be done to the ring later: replacing the file (`IORING_REGISTER_FILES_UPDATE`).
+const REPLACE_FILE: u8 = 6;
+
 /// A ring for one queue.
 pub(super) struct UringIo {
     ring: IoUring,
+    /// The ring is for a disk that is not in use any more.
+    is_ring_stale: bool,
     slots: Vec<Slot>,
     in_flight: usize,
     /// Does what the ring cannot, and keeps the disk open and the guest's memory mapped.
@@ -75,17 +80,19 @@ impl UringIo {
         let mut restrictions: Vec<_> = OPERATIONS.map(Restriction::sqe_op).into_iter().collect();
         restrictions.push(Restriction::sqe_flags_allowed(fixed_file));
         restrictions.push(Restriction::sqe_flags_required(fixed_file));
+        restrictions.push(Restriction::register_op(REPLACE_FILE));
         submitter.register_restrictions(&mut restrictions)?;
         submitter.register_enable_rings()?;
         let mut slots = Vec::new();
         slots.resize_with(usize::from(depth), Slot::default);
-        Ok(Self { ring, slots, in_flight: 0, sync: SyncIo::new(disk.clone(), memory.clone()) })
+        let sync = SyncIo::new(disk.clone(), memory.clone());
+        Ok(Self { ring, is_ring_stale: false, slots, in_flight: 0, sync })
     }
 
     /// The ring's form of `op`; `None` when the ring cannot do it.
     fn entry(&mut self, token: u16, op: Op, segments: &[Segment]) -> Option<squeue::Entry> {
         let slot = self.slots.get_mut(usize::from(token))?;
-        if std::mem::take(&mut slot.without_ring) {
+        if std::mem::take(&mut slot.without_ring) || self.is_ring_stale {
             return None;
         }
         let disk = self.sync.disk();
@@ -206,6 +213,19 @@ impl DiskIo for UringIo {
             }
         }
         Ok(())
+    }
+
+    fn set_disk(&mut self, disk: Arc<Disk>) {
+        let files = [disk.file.as_raw_fd()];
+        let replaced = self.ring.submitter().register_files_update(DISK.0, &files);
+        self.is_ring_stale = replaced.is_err();
+        if let Err(error) = replaced {
+            let path = disk.path();
+            log::warn!(
+                "disk {path:?}: the ring does not take it ({error}): transfers are waited for"
+            );
+        }
+        self.sync.set_disk(disk);
     }
 
     fn completion_fd(&self) -> Option<RawFd> {

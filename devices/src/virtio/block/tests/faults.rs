@@ -277,7 +277,7 @@ fn a_busy_driver_leaves_others_their_turn() {
     }
 }
 
-fn restart(rig: &mut Rig) {
+pub(super) fn restart(rig: &mut Rig) {
     rig.running.transport.write_status(0);
     let base = rig.running.queues[0].config().descriptors;
     let memory = rig.memory.clone();

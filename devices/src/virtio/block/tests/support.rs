@@ -13,10 +13,12 @@ use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 use vmm_sys_util::tempfile::TempFile;
 
 use super::super::config::bit;
-use super::super::{Block, BlockOptions, QueueCounters};
+use super::super::{Block, BlockControl, BlockOptions, QueueCounters};
 use crate::backend::disk::io::{DiskIo, Engine, Op, Outcome, Started};
 use crate::backend::disk::{Disk, DiskOptions};
 use crate::memory::{GuestMemory, Segment};
+use crate::rate_limiter::tests::FakeClock;
+use crate::rate_limiter::{Limiter, Limits};
 use crate::test_util::{Buffer, Running, guest_memory};
 
 pub(super) const IN: u32 = 0;
@@ -56,6 +58,7 @@ pub(super) struct Rig {
     /// The same disk, seen from the host.
     pub(super) file: File,
     pub(super) counters: Vec<Arc<QueueCounters>>,
+    pub(super) control: BlockControl,
     requests: u64,
     _temporary: TempFile,
 }
@@ -74,6 +77,8 @@ pub(super) struct Setup {
     pub(super) direct: bool,
     pub(super) alignment: Option<u64>,
     pub(super) queues: u16,
+    pub(super) limits: Limits,
+    pub(super) clock: Option<FakeClock>,
     /// A block device to use instead of a temporary file.
     pub(super) device: Option<PathBuf>,
 }
@@ -87,6 +92,8 @@ impl Default for Setup {
             direct: false,
             alignment: None,
             queues: 1,
+            limits: Limits::NONE,
+            clock: None,
             device: None,
         }
     }
@@ -103,6 +110,13 @@ impl Setup {
         Self { engine, ..Self::default() }
     }
 
+    fn limiter(&self) -> Arc<Limiter> {
+        match &self.clock {
+            Some(clock) => Limiter::with_clock(self.limits, Box::new(clock.clone())),
+            None => Limiter::new(self.limits),
+        }
+    }
+
     fn options(&self, file: &TempFile) -> BlockOptions {
         let options = DiskOptions { read_only: self.read_only, direct: self.direct };
         let path = self.device.as_deref().unwrap_or(file.as_path());
@@ -116,6 +130,7 @@ impl Setup {
             disk: Arc::new(disk),
             queues: NonZeroU16::new(self.queues).unwrap(),
             engine: self.engine,
+            limiter: self.limiter(),
         }
     }
 
@@ -130,8 +145,9 @@ impl Setup {
         let file = temp_disk(SECTORS);
         let script = Script::default();
         let opened = script.clone();
-        let open_io =
-            move |_, memory: &GuestMemory| -> Box<dyn DiskIo> { Box::new(opened.open(memory)) };
+        let open_io = move |disk: &Arc<Disk>, _, memory: &GuestMemory| -> Box<dyn DiskIo> {
+            Box::new(opened.open(disk, memory))
+        };
         let block = Block::with_io(self.options(&file), Box::new(open_io));
         (self.bring_up(block, file), script)
     }
@@ -139,10 +155,11 @@ impl Setup {
     fn bring_up(&self, block: Block, file: TempFile) -> Rig {
         let memory = guest_memory(MEMORY);
         let counters = block.counters().to_vec();
+        let control = block.control();
         let running = Running::new(Box::new(block), &memory, self.features, QUEUES);
         let path = self.device.as_deref().unwrap_or(file.as_path());
         let host = File::options().read(true).write(true).open(path).unwrap();
-        Rig { memory, running, file: host, counters, requests: 0, _temporary: file }
+        Rig { memory, running, file: host, counters, control, requests: 0, _temporary: file }
     }
 }
 
@@ -251,6 +268,8 @@ pub(super) struct ScriptState {
     /// What `wait` does to the oldest operation in flight.
     pub(super) opened: usize,
     pub(super) dropped: usize,
+    /// The disk that later operations are on.
+    pub(super) disk: Option<Arc<Disk>>,
     bell: Option<EventFd>,
 }
 
@@ -268,11 +287,12 @@ impl Script {
         op
     }
 
-    fn open(&self, _memory: &GuestMemory) -> ScriptedIo {
+    fn open(&self, disk: &Arc<Disk>, _memory: &GuestMemory) -> ScriptedIo {
         let bell = EventFd::new(EFD_NONBLOCK).unwrap();
         let mut state = self.lock();
         state.bell = Some(bell.try_clone().unwrap());
         state.opened += 1;
+        state.disk = Some(disk.clone());
         ScriptedIo { script: self.clone(), bell }
     }
 }
@@ -331,6 +351,12 @@ impl DiskIo for ScriptedIo {
             state.ended.push_back((token, Ok(len_of(op))));
         }
         Ok(())
+    }
+
+    fn set_disk(&mut self, disk: Arc<Disk>) {
+        let mut state = self.script.lock();
+        assert!(state.started.is_empty() && state.in_flight.is_empty(), "changed in flight");
+        state.disk = Some(disk);
     }
 
     fn completion_fd(&self) -> Option<RawFd> {

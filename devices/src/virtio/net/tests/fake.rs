@@ -8,10 +8,11 @@ use std::sync::{Arc, Mutex};
 
 use vm_memory::{Bytes, GuestAddress};
 
-use super::super::{Counters, MacAddress, Mtu, Net, NetOptions};
+use super::super::{Counters, MacAddress, Mtu, Net, NetControl, NetOptions};
 use crate::backend::net::{NetBackend, Offloads};
 use crate::guest_io::IoVecs;
 use crate::memory::{Buffers, GuestMemory};
+use crate::rate_limiter::{Limiter, Limits};
 use crate::test_util::{Buffer, DriverQueue, Running, guest_memory};
 
 /// Where the driver's buffers start, beyond all queues.
@@ -175,10 +176,16 @@ impl NetBackend for FakeNet {
     }
 }
 
+/// Limiters that limit nothing.
+pub(crate) fn unlimited() -> (Arc<Limiter>, Arc<Limiter>) {
+    (Limiter::new(Limits::NONE), Limiter::new(Limits::NONE))
+}
+
 /// A card on any network, with its driver.
 pub(crate) struct Card<N> {
     pub(crate) net: Arc<N>,
     pub(crate) counters: Arc<Counters>,
+    pub(crate) control: NetControl,
     pub(crate) memory: GuestMemory,
     pub(crate) running: Running,
 }
@@ -201,16 +208,28 @@ impl<N: NetBackend + 'static> Card<N> {
 
     /// The same with another MTU.
     pub(crate) fn with_mtu(net: Arc<N>, mtu: u16, features: u64) -> Self {
+        Self::with_limiters(net, mtu, features, unlimited())
+    }
+
+    /// The same with limits: towards the guest, and from it.
+    pub(crate) fn with_limiters(
+        net: Arc<N>,
+        mtu: u16,
+        features: u64,
+        (rx_limiter, tx_limiter): (Arc<Limiter>, Arc<Limiter>),
+    ) -> Self {
         let memory = guest_memory(MEMORY);
         let device = Net::new(NetOptions {
             id: "net0".to_owned(),
             mac: Some(MacAddress::new([2, 0, 0, 0, 0, 1]).unwrap()),
             mtu: Some(Mtu::new(mtu).unwrap()),
             backend: net.clone(),
+            rx_limiter,
+            tx_limiter,
         });
-        let counters = device.counters();
+        let (counters, control) = (device.counters(), device.control());
         let running = Running::new(Box::new(device), &memory, features, QUEUES);
-        Self { net, counters, memory, running }
+        Self { net, counters, control, memory, running }
     }
 
     /// Resets the card and brings it up again with queues of `size`.

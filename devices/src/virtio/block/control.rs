@@ -1,0 +1,92 @@
+//! Changing a block device while its machine runs: its limits, and the disk behind it.
+
+use std::path::Path;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use super::config;
+use crate::backend::disk::{Disk, DiskError};
+use crate::rate_limiter::{Limiter, Limits};
+use crate::virtio::session::Sessions;
+
+/// What device, queue handlers and [`BlockControl`] have in common.
+pub(super) struct Shared {
+    disk: Mutex<Arc<Disk>>,
+    /// How often the disk was replaced.
+    changes: AtomicU32,
+    pub(super) limiter: Arc<Limiter>,
+    pub(super) sessions: Sessions,
+}
+
+impl Shared {
+    pub(super) fn new(disk: Arc<Disk>, limiter: Arc<Limiter>) -> Arc<Self> {
+        Arc::new(Self {
+            disk: Mutex::new(disk),
+            changes: AtomicU32::new(0),
+            limiter,
+            sessions: Sessions::default(),
+        })
+    }
+
+    /// The disk at present.
+    pub(super) fn disk(&self) -> Arc<Disk> {
+        self.disk.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// How often the disk was replaced. Whoever asks first, and then for the disk, does not miss one.
+    pub(super) fn changes(&self) -> u32 {
+        self.changes.load(Ordering::Acquire)
+    }
+}
+
+/// Changes a block device from outside: from any thread, whatever state the device is in. Nothing here waits
+/// for the guest or for the device's queues.
+#[derive(Clone)]
+pub struct BlockControl {
+    shared: Arc<Shared>,
+}
+
+impl BlockControl {
+    pub(super) fn new(shared: Arc<Shared>) -> Self {
+        Self { shared }
+    }
+
+    /// The limits in force, for all queues together.
+    #[must_use]
+    pub fn limits(&self) -> Limits {
+        self.shared.limiter.limits()
+    }
+
+    /// Sets other limits; requests that wait are measured by them.
+    pub fn set_limits(&self, limits: Limits) {
+        self.shared.limiter.set_limits(limits);
+        self.shared.sessions.wake();
+    }
+
+    /// The disk at present.
+    #[must_use]
+    pub fn disk(&self) -> Arc<Disk> {
+        self.shared.disk()
+    }
+
+    /// Puts the disk at `path` in the place of the present one, opened in the same way (read-only, direct).
+    /// The same path again makes a changed size known. Requests under way end on the old disk; the driver
+    /// hears of another capacity.
+    ///
+    /// Opening may wait for the host's disk.
+    ///
+    /// # Errors
+    /// [`DiskError`]; the device goes on with the disk it has.
+    pub fn set_disk(&self, path: &Path) -> Result<(), DiskError> {
+        let old = self.disk();
+        let new = Arc::new(old.open_successor(path)?);
+        let is_config_other = config::space(&old, 1) != config::space(&new, 1);
+        *self.shared.disk.lock().unwrap_or_else(PoisonError::into_inner) = new;
+        self.shared.changes.fetch_add(1, Ordering::Release);
+        self.shared.sessions.wake();
+        if is_config_other {
+            self.shared.sessions.config_changed();
+        }
+        Ok(())
+    }
+}
