@@ -32,6 +32,7 @@ use crate::boot::{self, Entry, Kernel};
 use crate::boot_trace::{self, Stage};
 use crate::config::{Cpus, DiskEngine, DiskPlan, NetPlan, NetSource, Plan};
 use crate::consoles::{Consoles, OnLoop};
+use crate::controls::Controls;
 use crate::device_manager::{AttachError, DeviceManager};
 use crate::end::Ending;
 use crate::event_loop::{LoopHandle, LoopSource};
@@ -157,7 +158,7 @@ pub fn build(plan: &Plan, around: &Persistent<'_>) -> Result<Microvm, BuildError
     vm.connect_line(around.power_button, layout::POWER_BUTTON_GSI)?;
     attach_platform(&mut manager)?;
     let serial = attach_serial(&mut manager, around)?;
-    attach_virtio(&mut manager, plan, around.consoles)?;
+    let controls = attach_virtio(&mut manager, plan, around.consoles)?;
     let (buses, virtio, devices) = manager.finish();
 
     let machine = Machine {
@@ -185,7 +186,7 @@ pub fn build(plan: &Plan, around: &Persistent<'_>) -> Result<Microvm, BuildError
         on: around.on.clone(),
     });
     let sources = serial.into_iter().collect();
-    Ok(Microvm { vcpus: vcpus.collect(), vm, devices, sources })
+    Ok(Microvm { vcpus: vcpus.collect(), vm, devices, controls, sources })
 }
 
 fn topology(plan: &Plan, kvm: &Kvm) -> Result<Topology, BuildError> {
@@ -232,17 +233,22 @@ fn attach_serial(
     Ok(Some(Box::new(OnLoop::new(SerialInput::new(serial), around.ending))))
 }
 
-/// The virtio devices, in the order in which the guest numbers them.
+/// The virtio devices, in the order in which the guest numbers them, and the handles to change them.
 fn attach_virtio(
     manager: &mut DeviceManager<'_>,
     plan: &Plan,
     consoles: &Consoles,
-) -> Result<(), BuildError> {
+) -> Result<Controls, BuildError> {
+    let mut controls = Controls::default();
     for disk in &plan.disks {
-        manager.attach_virtio(&disk.id, Box::new(block(disk)?))?;
+        let block = block(disk)?;
+        controls.add_disk(&disk.id, block.control());
+        manager.attach_virtio(&disk.id, Box::new(block))?;
     }
     for net in &plan.nets {
-        manager.attach_virtio(&net.id, Box::new(network(net)?))?;
+        let card = network(net)?;
+        controls.add_net(&net.id, card.control());
+        manager.attach_virtio(&net.id, Box::new(card))?;
     }
     if let Some(port) = consoles.virtio() {
         manager.attach_virtio("console", Box::new(Console::new(port.clone())))?;
@@ -250,7 +256,7 @@ fn attach_virtio(
     if plan.rng {
         manager.attach_virtio("rng", Box::new(Rng::new(Box::new(open_urandom))))?;
     }
-    Ok(())
+    Ok(controls)
 }
 
 fn block(plan: &DiskPlan) -> Result<Block, BuildError> {

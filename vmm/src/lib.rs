@@ -10,6 +10,7 @@ pub mod builder;
 pub mod cli;
 pub mod config;
 pub mod consoles;
+pub mod controls;
 pub mod device_manager;
 pub mod doctor;
 pub mod end;

@@ -13,6 +13,7 @@ use std::io;
 
 use devices::virtio::transport::Transport;
 
+use crate::controls::Controls;
 use crate::device_manager::Attached;
 use crate::event_loop::{EventLoop, LoopSource, SourceId};
 use crate::kvm::Vm;
@@ -23,6 +24,7 @@ pub struct Microvm {
     pub(crate) vm: Vm,
     pub(crate) vcpus: Vec<VcpuSetup>,
     pub(crate) devices: Vec<Attached>,
+    pub(crate) controls: Controls,
     /// What the loop serves for this machine besides its virtio devices.
     pub(crate) sources: Vec<Box<dyn LoopSource>>,
 }
@@ -32,6 +34,7 @@ pub struct RunningVm {
     // Field order is drop order: threads are gone before devices, devices before the VM.
     vcpus: Vec<VcpuHandle>,
     devices: Vec<Attached>,
+    controls: Controls,
     sources: Vec<SourceId>,
     _vm: Vm,
 }
@@ -45,6 +48,7 @@ impl Microvm {
         let mut running = RunningVm {
             vcpus: Vec::with_capacity(self.vcpus.len()),
             devices: self.devices,
+            controls: self.controls,
             sources: self.sources.into_iter().map(|source| event_loop.add(source)).collect(),
             _vm: self.vm,
         };
@@ -62,6 +66,12 @@ impl Microvm {
 }
 
 impl RunningVm {
+    /// What can be changed while it runs.
+    #[must_use]
+    pub fn controls(&self) -> &Controls {
+        &self.controls
+    }
+
     /// Tells every vCPU to stop, and does not wait for it.
     pub fn tell_to_stop(&self) {
         self.vcpus.iter().for_each(VcpuHandle::kick_to_stop);

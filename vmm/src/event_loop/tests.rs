@@ -134,3 +134,65 @@ fn a_descriptor_that_cannot_be_watched_fails_the_start() {
     }
     assert!(other.join().unwrap());
 }
+
+/// Comes to need its second descriptor when the first one is ready.
+struct Late {
+    first: Counting,
+    second: EventFd,
+    seen: Arc<AtomicUsize>,
+    is_asked: bool,
+}
+
+impl QueueHandler for Late {
+    fn interests(&self) -> Vec<Interest> {
+        LoopSource::interests(&self.first)
+    }
+
+    fn late_interest(&mut self) -> Option<Interest> {
+        let is_news = self.first.seen.load(Ordering::SeqCst) == 1;
+        let fd = self.second.as_raw_fd();
+        (is_news && !std::mem::replace(&mut self.is_asked, true))
+            .then_some(Interest::readable(fd, 9))
+    }
+
+    fn handle(&mut self, token: u16) -> Result<(), QueueError> {
+        match token {
+            9 => {
+                self.second.read().unwrap();
+                self.seen.fetch_add(1, Ordering::SeqCst);
+            }
+            _ => drop(self.first.count()),
+        }
+        Ok(())
+    }
+
+    fn stop(self: Box<Self>) -> Vec<Queue> {
+        Vec::new()
+    }
+}
+
+#[test]
+fn a_late_interest_is_watched_too() {
+    let (first, writer, _) = Counting::new(9);
+    let seen = Arc::new(AtomicUsize::new(0));
+    let second = EventFd::new(EFD_NONBLOCK).unwrap();
+    let late_writer = second.try_clone().unwrap();
+    // It is not the first handler of its device, so that the upper half of the data matters.
+    let (other, _other_writer, _) = Counting::new(9);
+    let late = Late { first, second, seen: seen.clone(), is_asked: false };
+    let mut event_loop = EventLoop::new().unwrap();
+    let handle = event_loop.handle();
+    let adder = std::thread::spawn(move || {
+        handle.add_worker(worker(vec![Box::new(other), Box::new(late)])).unwrap()
+    });
+    while !adder.is_finished() {
+        event_loop.run_for(1).unwrap();
+    }
+    late_writer.write(1).unwrap();
+    event_loop.run_for(0).unwrap();
+    assert_eq!(seen.load(Ordering::SeqCst), 0, "it is not known yet");
+    writer.write(1).unwrap();
+    event_loop.run_once().unwrap();
+    event_loop.run_once().unwrap();
+    assert_eq!(seen.load(Ordering::SeqCst), 1);
+}

@@ -1,0 +1,35 @@
+//! What can be changed about the devices of a machine that runs, by the names that the user gave them.
+//!
+//! A change holds until the machine is built again: then the plan decides.
+
+use devices::virtio::block::BlockControl;
+use devices::virtio::net::NetControl;
+
+/// The handles of a machine's devices. They may be used from any thread and never wait for the guest.
+#[derive(Clone, Default)]
+pub struct Controls {
+    disks: Vec<(String, BlockControl)>,
+    nets: Vec<(String, NetControl)>,
+}
+
+impl Controls {
+    /// The disk called `id`.
+    #[must_use]
+    pub fn disk(&self, id: &str) -> Option<&BlockControl> {
+        self.disks.iter().find(|(name, _)| name == id).map(|(_, control)| control)
+    }
+
+    /// The network card called `id`.
+    #[must_use]
+    pub fn net(&self, id: &str) -> Option<&NetControl> {
+        self.nets.iter().find(|(name, _)| name == id).map(|(_, control)| control)
+    }
+
+    pub(crate) fn add_disk(&mut self, id: &str, control: BlockControl) {
+        self.disks.push((id.to_owned(), control));
+    }
+
+    pub(crate) fn add_net(&mut self, id: &str, control: NetControl) {
+        self.nets.push((id.to_owned(), control));
+    }
+}
