@@ -4,8 +4,12 @@
 //! change every byte at any time, so all access is by volatile copies or by the kernel through iovecs
 //! ([`crate::guest_io`]).
 
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
 use vm_memory::{
-    Bytes, GuestAddress, GuestMemory as _, GuestMemoryError, Permissions, VolatileSlice,
+    AtomicAccess, ByteValued, Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryError,
+    GuestMemoryRegion, GuestRegionMmap, MemoryRegionAddress, VolatileMemory, VolatileSlice,
 };
 
 /// All RAM of the guest. Clones are cheap and share the mapping.
@@ -118,9 +122,7 @@ impl<'a> Buffers<'a> {
             if let Some(slice) = one_slice(self.memory, GuestAddress(start), take) {
                 f(slice);
             } else {
-                for slice in
-                    self.memory.get_slices(GuestAddress(start), take, Permissions::ReadWrite)?
-                {
+                for slice in self.memory.get_slices(GuestAddress(start), take) {
                     f(slice?);
                 }
             }
@@ -131,33 +133,93 @@ impl<'a> Buffers<'a> {
     }
 }
 
-/// Reads one little-endian structure from guest memory.
-///
-/// # Errors
-/// [`GuestMemoryError`] when the range is not RAM.
-pub fn read<T: vm_memory::ByteValued>(
-    memory: &GuestMemory,
-    address: GuestAddress,
-) -> Result<T, GuestMemoryError> {
-    match one_slice(memory, address, size_of::<T>()) {
-        Some(slice) => slice.read_obj(0).map_err(Into::into),
-        None => memory.read_obj(address),
+/// A range of RAM that was looked up once: for what every request touches. Every access is still checked
+/// against its end.
+pub struct Area {
+    region: Arc<GuestRegionMmap<()>>,
+    start: MemoryRegionAddress,
+    len: usize,
+}
+
+impl Area {
+    /// `len` bytes from `address`; `None` when they are not RAM, or not in one region of it.
+    #[must_use]
+    pub fn find(memory: &GuestMemory, address: GuestAddress, len: usize) -> Option<Self> {
+        one_slice(memory, address, len)?;
+        let (region, start) = region_of(memory, address)?;
+        // This is the way to a share of a region; `memory` itself stays as it is.
+        let (_, region) = memory.remove_region(region.start_addr(), region.len()).ok()?;
+        Some(Self { region, start, len })
+    }
+
+    /// The whole area.
+    ///
+    /// # Errors
+    /// None in practice: the area was there when it was looked up, and the mapping is shared.
+    pub fn slice(&self) -> Result<VolatileSlice<'_, ()>, GuestMemoryError> {
+        self.region.get_slice(self.start, self.len)
+    }
+
+    /// Reads an integer at `offset` in one piece.
+    ///
+    /// # Errors
+    /// When it does not lie in the area or is not aligned.
+    pub fn load<T: AtomicAccess>(
+        &self,
+        offset: usize,
+        order: Ordering,
+    ) -> Result<T, GuestMemoryError> {
+        Ok(self.slice()?.load(offset, order)?)
+    }
+
+    /// Writes an integer at `offset` in one piece.
+    ///
+    /// # Errors
+    /// As [`Self::load`].
+    pub fn store<T: AtomicAccess>(
+        &self,
+        value: T,
+        offset: usize,
+        order: Ordering,
+    ) -> Result<(), GuestMemoryError> {
+        Ok(self.slice()?.store(value, offset, order)?)
+    }
+
+    /// Writes a structure at `offset`, in as many pieces as it takes.
+    ///
+    /// # Errors
+    /// When it does not lie in the area.
+    pub fn write<T: ByteValued>(&self, value: T, offset: usize) -> Result<(), GuestMemoryError> {
+        self.slice()?.get_ref(offset)?.store(value);
+        Ok(())
     }
 }
 
 /// Whether `address..address + len` is RAM throughout.
 #[must_use]
 pub fn is_ram(memory: &GuestMemory, address: GuestAddress, len: usize) -> bool {
-    one_slice(memory, address, len).is_some()
-        || memory.check_range(address, len, Permissions::ReadWrite)
+    one_slice(memory, address, len).is_some() || memory.check_range(address, len)
 }
 
 /// The range, if one region holds all of it, as it nearly always does: an answer at a fraction of what
 /// the general one costs.
-fn one_slice(
+pub(crate) fn one_slice(
     memory: &GuestMemory,
     address: GuestAddress,
     len: usize,
 ) -> Option<VolatileSlice<'_, ()>> {
-    vm_memory::GuestMemoryBackend::get_slice(memory, address, len).ok()
+    let (region, start) = region_of(memory, address)?;
+    region.get_slice(start, len).ok()
+}
+
+/// The region that `address` lies in, and where. A machine has one or two, so that looking at each is the
+/// fastest search.
+fn region_of(
+    memory: &GuestMemory,
+    address: GuestAddress,
+) -> Option<(&GuestRegionMmap<()>, MemoryRegionAddress)> {
+    memory.iter().find_map(|region| {
+        let start = address.0.checked_sub(region.start_addr().0)?;
+        (start < region.len()).then_some((region, MemoryRegionAddress(start)))
+    })
 }

@@ -4,12 +4,12 @@
 //! buffers in RAM, readable ones before writable ones. It does not look at what the buffers hold.
 
 use virtio_queue::desc::split::Descriptor;
-use vm_memory::{Address, GuestAddress};
+use vm_memory::{Address, VolatileMemory, VolatileSlice};
 
-use crate::memory::{Buffers, GuestMemory, Segment, is_ram, read};
+use crate::memory::{Buffers, GuestMemory, Segment, is_ram, one_slice};
 
 /// Size of a descriptor in a table.
-const DESCRIPTOR_SIZE: u64 = 16;
+const DESCRIPTOR_SIZE: usize = 16;
 
 /// A chain off the available ring. Reused from request to request; holds no guest data.
 #[derive(Debug, Default)]
@@ -69,8 +69,8 @@ pub enum ChainFault {
 }
 
 /// The table being walked: the queue's own, or an indirect one.
-struct Table {
-    start: GuestAddress,
+struct Table<'a> {
+    entries: VolatileSlice<'a, ()>,
     size: u16,
     indirect: bool,
 }
@@ -100,11 +100,11 @@ impl Chain {
         Buffers::new(memory, self.segments.get(self.readable..).unwrap_or_default())
     }
 
-    /// Fills this chain from the descriptors that start at `head`.
+    /// Fills this chain from those of the `descriptors` that start at `head`.
     pub(super) fn walk(
         &mut self,
         memory: &GuestMemory,
-        descriptors: GuestAddress,
+        descriptors: VolatileSlice<'_, ()>,
         queue_size: u16,
         head: u16,
         indirect_allowed: bool,
@@ -112,13 +112,13 @@ impl Chain {
         self.head = head;
         self.segments.clear();
         self.readable = 0;
-        let mut table = Table { start: descriptors, size: queue_size, indirect: false };
+        let mut table = Table { entries: descriptors, size: queue_size, indirect: false };
         let mut index = head;
         let mut total: u32 = 0;
         // The spec forbids chains longer than the queue, indirect or not (2.7.5.3.1), so the bound is
         // both a loop check and the most work that one head can cause.
         for _ in 0..=queue_size {
-            let descriptor = table.read(memory, index)?;
+            let descriptor = table.read(index)?;
             if descriptor.refers_to_indirect_table() {
                 table = table.enter(memory, descriptor, indirect_allowed)?;
                 index = 0;
@@ -163,24 +163,23 @@ impl Chain {
     }
 }
 
-impl Table {
-    fn read(&self, memory: &GuestMemory, index: u16) -> Result<Descriptor, ChainFault> {
+impl Table<'_> {
+    fn read(&self, index: u16) -> Result<Descriptor, ChainFault> {
+        let fault = ChainFault::Index { index, size: self.size };
         if index >= self.size {
-            return Err(ChainFault::Index { index, size: self.size });
+            return Err(fault);
         }
-        let offset = u64::from(index) * DESCRIPTOR_SIZE;
-        let fault = ChainFault::NotMemory { address: self.start.raw_value(), len: 16 };
-        let address = self.start.checked_add(offset).ok_or(fault)?;
-        read::<Descriptor>(memory, address).map_err(|_| fault)
+        let at = usize::from(index) * DESCRIPTOR_SIZE;
+        Ok(self.entries.get_ref::<Descriptor>(at).map_err(|_| fault)?.load())
     }
 
     /// The indirect table that `descriptor` points to.
-    fn enter(
+    fn enter<'a>(
         &self,
-        memory: &GuestMemory,
+        memory: &'a GuestMemory,
         descriptor: Descriptor,
         allowed: bool,
-    ) -> Result<Self, ChainFault> {
+    ) -> Result<Table<'a>, ChainFault> {
         let (start, len) = (descriptor.addr(), descriptor.len());
         if !allowed {
             return Err(ChainFault::IndirectUnexpected);
@@ -191,13 +190,15 @@ impl Table {
         if descriptor.has_next() {
             return Err(ChainFault::IndirectNext);
         }
-        if len == 0 || !u64::from(len).is_multiple_of(DESCRIPTOR_SIZE) {
+        let bytes = len as usize;
+        if len == 0 || !bytes.is_multiple_of(DESCRIPTOR_SIZE) {
             return Err(ChainFault::IndirectLength { len });
         }
-        if !is_ram(memory, start, len as usize) {
-            return Err(ChainFault::NotMemory { address: start.raw_value(), len });
-        }
-        let entries = u64::from(len) / DESCRIPTOR_SIZE;
-        Ok(Self { start, size: u16::try_from(entries).unwrap_or(u16::MAX), indirect: true })
+        // A table has no reason to be spread over two regions of RAM, which begin and end at page
+        // boundaries far apart.
+        let entries = one_slice(memory, start, bytes)
+            .ok_or_else(|| ChainFault::NotMemory { address: start.raw_value(), len })?;
+        let size = u16::try_from(bytes / DESCRIPTOR_SIZE).unwrap_or(u16::MAX);
+        Ok(Table { entries, size, indirect: true })
     }
 }

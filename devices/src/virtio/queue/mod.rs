@@ -1,28 +1,28 @@
 //! A split virtqueue (virtio 1.3, 2.7) as a device uses it: pop a chain, do the work, push it back.
 //!
-//! The ring arithmetic is `virtio-queue`'s. What this module adds is that nothing malformed passes
-//! silently: a chain is walked and checked as a whole before a device sees any of it, and whatever is
-//! wrong with it is a [`QueueError`]. It also holds the queue's two doorbells. Setting a queue up is the
-//! transport's business ([`QueueConfig`]); once it is active its addresses and size cannot change.
+//! Nothing malformed passes silently: a chain is walked and checked as a whole before a device sees any of
+//! it, and whatever is wrong with it is a [`QueueError`]. `virtio-queue` decides whether a configuration is
+//! usable; after that the rings stay where they were found ([`ring`]), and addresses and size cannot
+//! change. The queue also holds its two doorbells. Setting it up is the transport's business
+//! ([`QueueConfig`]).
 
 mod chain;
+mod ring;
 
 use std::ops::ControlFlow;
 use std::os::fd::{AsRawFd, RawFd};
 use std::sync::Arc;
-use std::sync::atomic::{Ordering, fence};
 
-use virtio_queue::{QueueOwnedT, QueueT};
-use vm_memory::{Bytes, GuestAddress};
+use virtio_queue::QueueT;
+use vm_memory::GuestAddress;
 use vmm_sys_util::eventfd::EventFd;
 
 pub use chain::{Chain, ChainFault};
+pub use ring::RingFault;
 
 use crate::interrupt::Interrupt;
 use crate::memory::GuestMemory;
-
-/// `VIRTQ_AVAIL_F_NO_INTERRUPT` (virtio 1.3, 2.7.7).
-const AVAIL_NO_INTERRUPT: u16 = 1;
+use ring::Rings;
 
 /// What the driver writes to set a queue up; plain data, nothing believed yet.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -53,14 +53,14 @@ pub enum QueueError {
         /// What the driver asked for.
         config: QueueConfig,
     },
-    /// Ring indices or addresses are impossible.
+    /// Ring indices are impossible.
     #[error("queue {queue}: broken ring")]
     Ring {
         /// Index of the queue.
         queue: u16,
-        /// What the ring code found.
+        /// What is wrong with it.
         #[source]
-        source: virtio_queue::Error,
+        source: RingFault,
     },
     /// A descriptor chain is malformed.
     #[error("queue {queue}: malformed chain at descriptor {head}: {fault}")]
@@ -109,7 +109,7 @@ impl From<vm_memory::GuestMemoryError> for Fault {
 /// A queue in use. Owned by one handler at a time.
 pub struct Queue {
     index: u16,
-    ring: virtio_queue::Queue,
+    rings: Rings,
     memory: GuestMemory,
     indirect: bool,
     kick: Arc<EventFd>,
@@ -142,26 +142,16 @@ impl Queue {
         memory: GuestMemory,
         doorbells: (Arc<EventFd>, Interrupt),
     ) -> Result<Self, QueueError> {
-        let bad = || QueueError::Setup { queue: index, config };
-        let mut ring = virtio_queue::Queue::new(max_size).map_err(|_| bad())?;
-        // A ring at address 0 means "not set up" to virtio-queue.
-        if config.driver == 0 || config.device == 0 {
-            return Err(bad());
-        }
-        ring.try_set_size(config.size).map_err(|_| bad())?;
-        ring.try_set_desc_table_address(GuestAddress(config.descriptors)).map_err(|_| bad())?;
-        ring.try_set_avail_ring_address(GuestAddress(config.driver)).map_err(|_| bad())?;
-        ring.try_set_used_ring_address(GuestAddress(config.device)).map_err(|_| bad())?;
-        ring.set_event_idx(features & super::feature::EVENT_IDX != 0);
-        ring.set_ready(true);
-        if !ring.is_valid(&memory) {
-            return Err(bad());
-        }
+        let has_event_idx = features & super::feature::EVENT_IDX != 0;
+        let rings = is_usable(max_size, &config, &memory)
+            .then(|| Rings::find(&memory, &config, has_event_idx))
+            .flatten()
+            .ok_or(QueueError::Setup { queue: index, config })?;
         let (kick, interrupt) = doorbells;
         let indirect = features & super::feature::INDIRECT_DESC != 0;
         Ok(Self {
             index,
-            ring,
+            rings,
             memory,
             indirect,
             kick,
@@ -180,7 +170,7 @@ impl Queue {
     /// Number of descriptors: also the most chains that can be pending.
     #[must_use]
     pub fn size(&self) -> u16 {
-        self.ring.size()
+        self.rings.size()
     }
 
     /// The guest memory that this queue's buffers lie in.
@@ -192,7 +182,7 @@ impl Queue {
     /// Where the queue stands.
     #[must_use]
     pub fn position(&self) -> QueuePosition {
-        QueuePosition { next_avail: self.ring.next_avail(), next_used: self.ring.next_used() }
+        self.rings.position()
     }
 
     /// Takes the next chain off the available ring into `chain`, reusing its storage. `false` when the
@@ -201,21 +191,21 @@ impl Queue {
     /// # Errors
     /// [`QueueError`] when the ring or the chain is malformed.
     pub fn pop(&mut self, chain: &mut Chain) -> Result<bool, QueueError> {
-        let head = match self.ring.iter(&self.memory).map_err(|e| ring_error(self.index, e))?.next()
-        {
-            Some(found) => found.head_index(),
-            None => return Ok(false),
+        let queue = self.index;
+        let Some(head) = self.rings.pop().map_err(|e| ring_error(queue, e))? else {
+            return Ok(false);
         };
-        let table = GuestAddress(self.ring.desc_table());
+        let table =
+            self.rings.descriptors().map_err(|source| QueueError::Memory { queue, source })?;
         chain
-            .walk(&self.memory, table, self.ring.size(), head, self.indirect)
-            .map_err(|fault| QueueError::Chain { queue: self.index, head, fault })?;
+            .walk(&self.memory, table, self.rings.size(), head, self.indirect)
+            .map_err(|fault| QueueError::Chain { queue, head, fault })?;
         Ok(true)
     }
 
     /// Puts the chain that [`Self::pop`] gave out last back on the available ring: it was not used.
     pub fn unpop(&mut self) {
-        self.ring.go_to_previous_position();
+        self.rings.unpop();
     }
 
     /// Hands a chain back to the driver, `written` bytes of its writable part being filled. The driver
@@ -224,9 +214,7 @@ impl Queue {
     /// # Errors
     /// [`QueueError::Ring`] when the head is not one of this queue's.
     pub fn push(&mut self, head: u16, written: u32) -> Result<(), QueueError> {
-        self.ring.add_used(&self.memory, head, written).map_err(|e| ring_error(self.index, e))?;
-        self.unannounced = true;
-        Ok(())
+        self.push_all(&[(head, written)])
     }
 
     /// Hands several chains, each with the bytes written to it, back at once: the driver sees all of
@@ -235,24 +223,11 @@ impl Queue {
     /// # Errors
     /// [`QueueError`] when a head is not one of this queue's.
     pub fn push_all(&mut self, used: &[(u16, u32)]) -> Result<(), QueueError> {
-        let Some((&(last, written), others)) = used.split_last() else {
-            return Ok(());
-        };
-        // The others are written where `push` will find them done, then one index covers them all.
-        let mut next = self.ring.next_used();
-        for &(head, written) in others {
-            if head >= self.ring.size() {
-                return Err(ring_error(self.index, virtio_queue::Error::InvalidDescriptorIndex));
-            }
-            let slot = u64::from(next % self.ring.size());
-            let entry = [u32::from(head).to_le(), written.to_le()];
-            self.memory
-                .write_obj(entry, GuestAddress(self.ring.used_ring() + 4 + 8 * slot))
-                .map_err(|e| self.fault(Fault::Memory(e)))?;
-            next = next.wrapping_add(1);
+        if !used.is_empty() {
+            self.rings.push(used).map_err(|e| ring_error(self.index, e))?;
+            self.unannounced = true;
         }
-        self.ring.set_next_used(next);
-        self.push(last, written)
+        Ok(())
     }
 
     /// Interrupts the driver if there is something new on the used ring and it wants to hear of it.
@@ -332,7 +307,7 @@ impl Queue {
     /// # Errors
     /// [`QueueError::Ring`] when the ring cannot be written.
     pub fn silence_kicks(&mut self) -> Result<(), QueueError> {
-        self.ring.disable_notification(&self.memory).map_err(|e| ring_error(self.index, e))
+        self.rings.silence_kicks().map_err(|e| ring_error(self.index, e))
     }
 
     /// Asks the driver to kick again; `true` when chains arrived meanwhile, so that the caller must look
@@ -341,7 +316,7 @@ impl Queue {
     /// # Errors
     /// [`QueueError::Ring`] when the ring cannot be accessed.
     pub fn expect_kicks(&mut self) -> Result<bool, QueueError> {
-        self.ring.enable_notification(&self.memory).map_err(|e| ring_error(self.index, e))
+        self.rings.expect_kicks().map_err(|e| ring_error(self.index, e))
     }
 
     /// The descriptor that becomes readable when the driver kicks.
@@ -374,30 +349,31 @@ impl Queue {
     }
 
     fn wants_interrupt(&mut self) -> Result<bool, QueueError> {
-        let used = self.ring.next_used();
-        let considered = std::mem::replace(&mut self.considered, used);
-        // The used index must be visible before the driver's wish is read (virtio 1.3, 2.7.7.2).
-        fence(Ordering::SeqCst);
-        if self.ring.event_idx_enabled() {
-            // Whether the index passed `used_event` since the last look; virtio-queue's own answer does
-            // not count what `push_all` adds.
-            let event = self.load_driver_area(4 + 2 * u64::from(self.ring.size()))?;
-            return Ok(used.wrapping_sub(event).wrapping_sub(1) < used.wrapping_sub(considered));
-        }
-        // Without EVENT_IDX the flag decides; virtio-queue does not look at it.
-        Ok(self.load_driver_area(0)? & AVAIL_NO_INTERRUPT == 0)
-    }
-
-    fn load_driver_area(&self, offset: u64) -> Result<u16, QueueError> {
-        self.memory
-            .load(GuestAddress(self.ring.avail_ring() + offset), Ordering::Relaxed)
-            .map(u16::from_le)
-            .map_err(|e| self.fault(Fault::Memory(e)))
+        let considered = std::mem::replace(&mut self.considered, self.rings.position().next_used);
+        self.rings.wants_interrupt(considered).map_err(|e| ring_error(self.index, e))
     }
 }
 
-fn ring_error(queue: u16, source: virtio_queue::Error) -> QueueError {
-    QueueError::Ring { queue, source }
+/// Whether size and addresses are what the specification allows, and in RAM.
+fn is_usable(max_size: u16, config: &QueueConfig, memory: &GuestMemory) -> bool {
+    let check = || -> Result<bool, virtio_queue::Error> {
+        let mut ring = virtio_queue::Queue::new(max_size)?;
+        ring.try_set_size(config.size)?;
+        ring.try_set_desc_table_address(GuestAddress(config.descriptors))?;
+        ring.try_set_avail_ring_address(GuestAddress(config.driver))?;
+        ring.try_set_used_ring_address(GuestAddress(config.device))?;
+        ring.set_ready(true);
+        Ok(ring.is_valid(memory))
+    };
+    // A ring at address 0 means "not set up" to virtio-queue.
+    config.driver != 0 && config.device != 0 && check().unwrap_or(false)
+}
+
+fn ring_error(queue: u16, fault: RingFault) -> QueueError {
+    match fault {
+        RingFault::Memory(source) => QueueError::Memory { queue, source },
+        source => QueueError::Ring { queue, source },
+    }
 }
 
 #[cfg(test)]

@@ -3,6 +3,8 @@ use crate::test_util::{DriverQueue, FakeLine, fake_interrupt, guest_memory};
 use crate::virtio::feature;
 use vmm_sys_util::eventfd::EFD_NONBLOCK;
 
+mod differential;
+
 const BASE: u64 = 0x10000;
 const BUFFER: u64 = 0x20000;
 const TABLE: u64 = 0x30000;
