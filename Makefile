@@ -11,7 +11,7 @@ vmm := $(target_dir)/$(static_target)/release/vmm
 cargo_static := RUSTFLAGS='-C target-feature=+crt-static' cargo
 
 .DEFAULT_GOAL := help
-.PHONY: help build guests demo test bench-devices lint clean
+.PHONY: help build guests demo test bench bench-devices lint clean
 
 help: ## show this list
 	@printf 'Targets:\n'
@@ -33,6 +33,9 @@ test: ## run all tests that this host can run
 
 bench-devices: ## measure what the queue handlers cost: time, allocations, system calls
 	@cargo bench --quiet -p devices --features test-util --bench datapath -- $(ONLY)
+
+bench: ## compare with QEMU and the least there is, in one table (ONLY=start,idle,block,net ROUNDS=50)
+	@tests/bench.sh
 
 lint: ## check style, structure and documentation links
 	@.ci/lint.sh

@@ -36,6 +36,24 @@ pub fn puppet_64() -> PathBuf {
     unpacked().join("puppet64.elf")
 }
 
+/// The guest of the benchmarks that drives a device, entered by PVH. It stays where the build put it.
+#[must_use]
+pub fn bench_guest() -> PathBuf {
+    concat!(env!("OUT_DIR"), "/bench.elf").into()
+}
+
+/// The guest of the benchmarks that writes one byte and halts.
+#[must_use]
+pub fn first_guest() -> PathBuf {
+    concat!(env!("OUT_DIR"), "/first.elf").into()
+}
+
+/// The program that does the least that runs a guest.
+#[must_use]
+pub fn floor() -> PathBuf {
+    concat!(env!("OUT_DIR"), "/floor").into()
+}
+
 /// The workspace.
 #[must_use]
 pub fn workspace() -> &'static Path {

@@ -81,6 +81,7 @@ pub fn interface_counter(interface: &str, counter: &str) -> u64 {
         "rx_bytes" => 0,
         "rx_packets" => 1,
         "tx_packets" => 9,
+        "tx_dropped" => 11,
         other => panic!("no counter {other}"),
     };
     let line =

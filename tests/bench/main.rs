@@ -1,0 +1,105 @@
+//! `make bench`: measures `vmm`, the floor and QEMU's microvm in turns, and prints one table of what was found and what
+//! was aimed for.
+//!
+//! `BENCHMARKS.md` says how each number comes about.
+
+mod bench;
+mod contender;
+mod device;
+mod flood;
+mod frame;
+mod guest;
+mod host;
+mod memory;
+mod proc;
+mod start;
+mod stats;
+mod table;
+
+use std::env;
+use std::process::ExitCode;
+
+use harness::{artifacts, network};
+
+use bench::Bench;
+use contender::Contender;
+use table::{Row, Verdict};
+
+/// A part of the table, and what makes it.
+type Group = (&'static str, fn(&Bench) -> Vec<Row>);
+
+const GROUPS: &[Group] = &[
+    ("start", start::rows),
+    ("idle", memory::rows),
+    ("block", device::block_rows),
+    ("net", device::net_rows),
+];
+
+fn main() -> ExitCode {
+    let outcome = options().and_then(|options| match bench::missing() {
+        Some(reason) => Err(reason),
+        // Taps live and die with the thread's network.
+        None if network::missing().is_none() => Ok(network::in_own_network(move || run(options))),
+        None => Ok(run(options)),
+    });
+    match outcome {
+        Ok(rows) => summary(&rows),
+        Err(error) => {
+            eprintln!("bench: {error}");
+            ExitCode::from(2)
+        }
+    }
+}
+
+/// What the environment asks for.
+struct Options {
+    groups: Vec<Group>,
+    rounds: usize,
+    peers: Vec<Contender>,
+}
+
+fn options() -> Result<Options, String> {
+    let text = |name: &str| env::var(name).ok().filter(|value| !value.is_empty());
+    let rounds = match text("ROUNDS") {
+        None => 50,
+        Some(text) => match text.parse() {
+            Ok(rounds) if rounds > 0 => rounds,
+            _ => return Err(format!("ROUNDS={text} is not a number of rounds")),
+        },
+    };
+    let only = text("ONLY");
+    let wanted = |name: &str| only.as_ref().is_none_or(|only| only.split(',').any(|o| o == name));
+    let groups: Vec<Group> = GROUPS.iter().copied().filter(|&(name, _)| wanted(name)).collect();
+    if groups.is_empty() {
+        let names: Vec<_> = GROUPS.iter().map(|&(name, _)| name).collect();
+        return Err(format!(
+            "ONLY={} names none of {}",
+            only.unwrap_or_default(),
+            names.join(", ")
+        ));
+    }
+    let peers = Contender::peers(&text("VMM_PEERS").unwrap_or_default())?;
+    Ok(Options { groups, rounds, peers })
+}
+
+fn run(options: Options) -> Vec<Row> {
+    // A device needs fewer rounds: each is a mean over many requests.
+    let bench = Bench::new(options.rounds, options.rounds.div_ceil(5), options.peers);
+    let mut rows = Vec::new();
+    for (name, measure) in options.groups {
+        eprintln!("bench: {name}");
+        rows.extend(measure(&bench));
+    }
+    println!("{}", host::description(&artifacts::vmm()));
+    print!("{}", table::markdown(&rows));
+    rows
+}
+
+/// Says what was missed, and fails then.
+fn summary(rows: &[Row]) -> ExitCode {
+    let count =
+        |wanted: fn(&Verdict) -> bool| rows.iter().filter(|row| wanted(&row.verdict())).count();
+    let (met, missed) = (count(|v| *v == Verdict::Met), count(|v| *v == Verdict::Missed));
+    println!("\n{met} met, {missed} missed, {} unknown", rows.len() - met - missed);
+    if met == rows.len() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
