@@ -32,6 +32,11 @@ section() {
     fi
 }
 
+# What counts instructions and system calls; without it the tests that need it are skipped and say so.
+counting_tools() {
+    type -P valgrind strace >/dev/null || (need_packages valgrind strace) || true
+}
+
 build_vmm() { cargo_static build --release -p vmm; }
 
 build_integration() {
@@ -103,6 +108,7 @@ main() {
     trap 'rm -rf "$logs"; kill $(jobs -p) 2>/dev/null || true' EXIT
     type -P bc >/dev/null || need_packages bc
     tests/tools.sh
+    counting_tools
     build_vmm
     build_integration
     linux=$(resources/machine/can-run-linux.sh 2>"$logs/reason")

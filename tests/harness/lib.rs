@@ -7,6 +7,7 @@
 
 pub mod artifacts;
 pub mod confine;
+pub mod count;
 pub mod leaks;
 pub mod machine;
 pub mod need;

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use crate::terminal::Terminal;
 use crate::transcript::{Transcript, end_of, tail};
-use crate::{leaks, patience};
+use crate::{count, leaks, patience};
 
 /// What the guest's shell says when it waits for a command.
 pub const PROMPT: &str = "vmm# ";
@@ -222,25 +222,10 @@ impl Machine {
         fs::read_dir(format!("/proc/{}/fd", self.pid())).map_or(0, Iterator::count)
     }
 
-    /// Memory that only this process has, in bytes, without the guest's RAM.
+    /// Memory that only this process has, in bytes, without the 32 MiB that a puppet has for RAM.
     #[must_use]
     pub fn own_memory(&self) -> u64 {
-        /// Mappings from this size on are RAM.
-        const SMALLEST_GUEST_KIB: u64 = 32 << 10;
-        let path = format!("/proc/{}/smaps", self.pid());
-        let text = fs::read_to_string(path).unwrap_or_default();
-        let (mut kib, mut is_ram) = (0, false);
-        for line in text.lines() {
-            let mut words = line.split_whitespace();
-            let name = words.next().unwrap_or_default();
-            let value = words.next().and_then(|word| word.parse::<u64>().ok()).unwrap_or(0);
-            match name {
-                "Size:" => is_ram = value >= SMALLEST_GUEST_KIB,
-                "Private_Clean:" | "Private_Dirty:" if !is_ram => kib += value,
-                _ => {}
-            }
-        }
-        kib << 10
+        count::memory(self.pid(), 32 << 20).private
     }
 
     /// How many threads the process has.

@@ -26,6 +26,10 @@ pub enum Need {
     Network,
     /// Capabilities over mounts, to hide a device from one process.
     Mounts,
+    /// valgrind with its callgrind, which counts instructions.
+    Valgrind,
+    /// strace, which lists system calls.
+    Strace,
 }
 
 impl Need {
@@ -41,6 +45,8 @@ impl Need {
             }
             Self::Network => network::missing(),
             Self::Mounts => capability_missing(21, "CAP_SYS_ADMIN"),
+            Self::Valgrind => program_missing("valgrind"),
+            Self::Strace => program_missing("strace"),
         }
     }
 }
@@ -63,6 +69,12 @@ fn linux_kvm_missing() -> Option<String> {
 fn files_missing(names: &[&str]) -> Option<String> {
     let missing = names.iter().map(|name| artifacts::guest(name)).find(|path| !path.exists())?;
     Some(format!("{} is missing; `make guests` makes it", missing.display()))
+}
+
+fn program_missing(name: &str) -> Option<String> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let is_there = std::env::split_paths(&path).any(|directory| directory.join(name).exists());
+    (!is_there).then(|| format!("{name} is not installed"))
 }
 
 /// Whether the process lacks an effective capability.

@@ -32,6 +32,7 @@ pub struct Vmm {
     directory: Option<PathBuf>,
     confinement: Vec<Confinement>,
     environment: Vec<(String, String)>,
+    has_environment: bool,
 }
 
 impl Default for Vmm {
@@ -51,6 +52,7 @@ impl Vmm {
             directory: None,
             confinement: Vec::new(),
             environment: Vec::new(),
+            has_environment: true,
         }
     }
 
@@ -145,6 +147,23 @@ impl Vmm {
         self
     }
 
+    /// Takes the environment away, which the C library's start reads word by word.
+    pub fn without_environment(mut self) -> Self {
+        self.has_environment = false;
+        self
+    }
+
+    /// Runs under a tool: `command` with its arguments, then the program and its own.
+    pub fn under<S: AsRef<OsStr>>(mut self, command: &[S]) -> Self {
+        let mut words: Vec<OsString> =
+            command.iter().map(|word| word.as_ref().to_owned()).collect();
+        words.push(self.program.into_os_string());
+        words.append(&mut self.args);
+        self.program = words.remove(0).into();
+        self.args = words;
+        self
+    }
+
     /// Runs to the end, which must come by itself.
     #[must_use]
     pub fn run(self) -> Ending {
@@ -158,6 +177,9 @@ impl Vmm {
         let mark = format!("{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
         let line = self.command_line();
         let mut command = Command::new(&self.program);
+        if !self.has_environment {
+            command.env_clear();
+        }
         command.args(&self.args).stderr(Stdio::piped()).env(leaks::MARK, &mark);
         command.envs(self.environment);
         if let Some(directory) = self.directory {

@@ -2,6 +2,7 @@
 //! the buses, and what a hostile driver can do to a device.
 
 mod boot;
+mod budgets;
 mod chains;
 mod devices;
 mod ends;
@@ -18,6 +19,7 @@ use libtest_mimic::Trial;
 pub fn tests() -> Vec<Trial> {
     let lists = [
         boot::tests(),
+        budgets::tests(),
         ends::tests(),
         leaks::tests(),
         ports::tests(),

@@ -61,11 +61,14 @@ impl Descriptor {
         } else if kind.is_socket() {
             Manner::PerCall
         } else {
-            if let Some(file) = reopen(&file, direction) {
+            let is_terminal = kind.is_char_device() && file.is_terminal();
+            // A pty master would come back as another pty.
+            let can_reopen = kind.is_fifo() || is_terminal && !sys::is_pty_master(file.as_fd());
+            if let Some(file) = can_reopen.then(|| reopen(&file, direction)).flatten() {
                 return Ok(Self { file, manner: Manner::NonBlocking });
             }
             // Writable says of a terminal only that there is room for one byte.
-            Manner::Polled(if file.is_terminal() { 1 } else { PIECE })
+            Manner::Polled(if is_terminal { 1 } else { PIECE })
         };
         Ok(Self { file, manner })
     }
@@ -119,13 +122,8 @@ impl AsRawFd for Descriptor {
     }
 }
 
-/// The same pipe or terminal as an open file of our own. A pty master would come back as another pty.
+/// The same pipe or terminal as an open file of our own.
 fn reopen(file: &File, direction: Direction) -> Option<File> {
-    let is_fifo = file.metadata().ok()?.file_type().is_fifo();
-    let is_terminal = file.is_terminal() && !sys::is_pty_master(file.as_fd());
-    if !is_fifo && !is_terminal {
-        return None;
-    }
     OpenOptions::new()
         .read(direction == Direction::In)
         .write(direction == Direction::Out)

@@ -38,14 +38,12 @@ impl Console {
     /// A console on two open files that others may share.
     pub(crate) fn on(input: OwnedFd, output: OwnedFd) -> Result<Self, ConsoleError> {
         let console = Self::new(BACKLOG, false)?;
-        if input.is_terminal() || output.is_terminal() {
+        let has_keyboard = input.is_terminal();
+        if has_keyboard || output.is_terminal() {
             sys::ignore_job_control();
         }
-        let terminal = if input.is_terminal() {
-            Some(input.try_clone().map_err(ConsoleError::Stdio)?)
-        } else {
-            None
-        };
+        let terminal =
+            if has_keyboard { Some(input.try_clone().map_err(ConsoleError::Stdio)?) } else { None };
         let mut host = console.lock_host();
         let from = Descriptor::shared(input, Direction::In).map_err(ConsoleError::Stdio)?;
         let to = Descriptor::shared(output, Direction::Out).map_err(ConsoleError::Stdio)?;
