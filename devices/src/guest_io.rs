@@ -123,6 +123,28 @@ impl IoVecs {
         Ok(&self.list)
     }
 
+    /// Reads at `file_offset` of `fd` into what [`Self::point_at`] listed, as far as that needs no waiting
+    /// for the disk.
+    ///
+    /// # Errors
+    /// The errno of preadv2(2): `WouldBlock` when it would have to wait, `EOPNOTSUPP` where the file
+    /// cannot tell.
+    ///
+    /// # Safety
+    /// The guest's memory has stayed mapped since the list was made.
+    pub(crate) unsafe fn read_without_waiting(
+        &self,
+        fd: BorrowedFd<'_>,
+        file_offset: u64,
+    ) -> io::Result<usize> {
+        let offset = libc::off_t::try_from(file_offset).map_err(|_| einval())?;
+        let count = libc::c_int::try_from(self.list.len()).map_err(|_| einval())?;
+        let (list, flags) = (self.list.as_ptr(), libc::RWF_NOWAIT);
+        // SAFETY: the `count` iovecs point into guest RAM that the caller has kept mapped.
+        let n = unsafe { libc::preadv2(fd.as_raw_fd(), list, count, offset, flags) };
+        result(n)
+    }
+
     /// Points the list at all of the buffer: a frame cannot be sent in two calls.
     fn fill_whole(&mut self, buffers: &Buffers<'_>) -> io::Result<libc::c_int> {
         let count = self.fill(buffers, 0, buffers.len())?;

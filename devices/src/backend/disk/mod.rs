@@ -151,6 +151,12 @@ impl Disk {
         self.options.read_only
     }
 
+    /// Whether transfers bypass the host's page cache.
+    #[must_use]
+    pub fn is_direct(&self) -> bool {
+        self.alignment > 1
+    }
+
     /// The smallest unit that the host transfers at once, in bytes: a power of two, at least 512.
     #[must_use]
     pub fn logical_block(&self) -> u32 {

@@ -1,5 +1,6 @@
 //! The io_uring engine: everything that a queue holds goes to the host in one call, and comes back in
-//! any order.
+//! any order. A read that comes alone is tried without the ring first: what the page cache has is there at
+//! once, for the price of the plainest call.
 //!
 //! The ring can do nothing but transfers on this one disk: before it is enabled it is restricted to a
 //! handful of operations on the one file registered with it. Whoever waits for completions watches the
@@ -8,7 +9,7 @@
 #![expect(unsafe_code, reason = "the kernel is given pointers that it follows after the call")]
 
 use std::io;
-use std::os::fd::{AsRawFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, RawFd};
 use std::sync::Arc;
 
 use io_uring::squeue::Flags;
@@ -46,6 +47,12 @@ pub(super) struct UringIo {
     is_ring_stale: bool,
     slots: Vec<Slot>,
     in_flight: usize,
+    /// A read that may be all there is to submit; not in the ring yet.
+    alone: Option<Alone>,
+    /// How such a read ended, if it did without the ring.
+    at_once: Option<(u16, Outcome)>,
+    /// The disk cannot tell whether a read would wait.
+    always_waits: bool,
     /// Does what the ring cannot, and keeps the disk open and the guest's memory mapped.
     sync: SyncIo,
 }
@@ -58,6 +65,12 @@ struct Slot {
     pending: Option<Pending>,
     /// The kernel had no means for the operation; it is begun again without the ring.
     without_ring: bool,
+}
+
+struct Alone {
+    token: u16,
+    offset: u64,
+    entry: squeue::Entry,
 }
 
 #[derive(Clone, Copy)]
@@ -85,8 +98,16 @@ impl UringIo {
         submitter.register_enable_rings()?;
         let mut slots = Vec::new();
         slots.resize_with(usize::from(depth), Slot::default);
-        let sync = SyncIo::new(disk.clone(), memory.clone());
-        Ok(Self { ring, is_ring_stale: false, slots, in_flight: 0, sync })
+        Ok(Self {
+            ring,
+            is_ring_stale: false,
+            slots,
+            in_flight: 0,
+            alone: None,
+            at_once: None,
+            always_waits: disk.is_direct(),
+            sync: SyncIo::new(disk.clone(), memory.clone()),
+        })
     }
 
     /// The ring's form of `op`; `None` when the ring cannot do it.
@@ -137,6 +158,48 @@ impl UringIo {
         Some(entry.user_data(u64::from(token)))
     }
 
+    /// Puts an entry into the ring; `false` when it has no room.
+    fn push(&mut self, entry: &squeue::Entry) -> bool {
+        // SAFETY: entries come from `entry`: they point into guest memory, which `self.sync` keeps mapped,
+        // and to their slot's list of iovecs, which is not touched again before the token's completion;
+        // dropping `self` waits for all completions first.
+        unsafe { self.ring.submission().push(entry) }.is_ok()
+    }
+
+    /// Puts the read that was kept apart into the ring, if there is one.
+    fn join_in(&mut self) {
+        if let Some(Alone { token, entry, .. }) = self.alone.take()
+            && !self.push(&entry)
+        {
+            // It was kept because the ring was empty.
+            self.at_once = Some((token, Err(io::ErrorKind::WouldBlock.into())));
+        }
+    }
+
+    /// Tries the read that was kept apart; `false` when there is none, or when it has to wait.
+    fn read_at_once(&mut self) -> bool {
+        let Some(Alone { token, offset, .. }) = &self.alone else {
+            return false;
+        };
+        let Some(slot) = self.slots.get_mut(usize::from(*token)) else {
+            return false;
+        };
+        let file = self.sync.disk().file.as_fd();
+        // SAFETY: `self.sync` keeps the guest's memory mapped.
+        match unsafe { slot.iovecs.read_without_waiting(file, *offset) } {
+            Ok(done) => {
+                slot.pending = None;
+                self.at_once = Some((*token, Ok(done as u64)));
+                self.alone = None;
+                true
+            }
+            Err(error) => {
+                self.always_waits |= error.raw_os_error() == Some(libc::EOPNOTSUPP);
+                false
+            }
+        }
+    }
+
     /// What the kernel's `result` for the operation of `token` means.
     fn outcome(&mut self, token: u16, result: i32) -> Outcome {
         let pending = self.slots.get_mut(usize::from(token)).and_then(|slot| slot.pending.take());
@@ -169,24 +232,29 @@ impl DiskIo for UringIo {
         let Some(entry) = self.entry(token, op, segments) else {
             return Started::Done(self.sync.run(op, segments));
         };
-        // SAFETY: the entry points into guest memory, which `self.sync` keeps mapped, and to the slot's
-        // list of iovecs, which is not touched again before the token's completion; dropping `self`
-        // waits for all completions first.
-        let pushed = unsafe { self.ring.submission().push(&entry) };
-        match pushed {
-            Ok(()) => {
-                self.in_flight += 1;
-                Started::InFlight
+        let may_be_alone = !self.always_waits && self.ring.submission().is_empty();
+        match op {
+            Op::Read { offset, .. } if may_be_alone && self.alone.is_none() => {
+                self.alone = Some(Alone { token, offset, entry });
             }
-            // More in flight than the depth allows: slower, but still right.
-            Err(_) => {
-                self.slots.get_mut(usize::from(token)).and_then(|slot| slot.pending.take());
-                Started::Done(self.sync.run(op, segments))
+            _ => {
+                self.join_in();
+                if !self.push(&entry) {
+                    // More in flight than the depth allows: slower, but still right.
+                    self.slots.get_mut(usize::from(token)).and_then(|slot| slot.pending.take());
+                    return Started::Done(self.sync.run(op, segments));
+                }
             }
         }
+        self.in_flight += 1;
+        Started::InFlight
     }
 
     fn submit(&mut self) -> io::Result<()> {
+        if self.read_at_once() {
+            return Ok(());
+        }
+        self.join_in();
         while !self.ring.submission().is_empty() {
             match self.ring.submit() {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
@@ -199,6 +267,10 @@ impl DiskIo for UringIo {
     }
 
     fn completed(&mut self) -> Option<(u16, Outcome)> {
+        if let Some(done) = self.at_once.take() {
+            self.in_flight = self.in_flight.saturating_sub(1);
+            return Some(done);
+        }
         let completion = self.ring.completion().next()?;
         self.in_flight = self.in_flight.saturating_sub(1);
         let token = u16::try_from(completion.user_data()).unwrap_or(u16::MAX);
@@ -206,7 +278,8 @@ impl DiskIo for UringIo {
     }
 
     fn wait(&mut self) -> io::Result<()> {
-        while self.ring.completion().is_empty() {
+        self.join_in();
+        while self.at_once.is_none() && self.ring.completion().is_empty() {
             match self.ring.submit_and_wait(1) {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 other => drop(other?),
@@ -225,6 +298,7 @@ impl DiskIo for UringIo {
                 "disk {path:?}: the ring does not take it ({error}): transfers are waited for"
             );
         }
+        self.always_waits = disk.is_direct();
         self.sync.set_disk(disk);
     }
 

@@ -163,3 +163,60 @@ fn the_ring_s_descriptor_is_readable_while_there_are_completions() {
     assert_eq!(ring.completed().unwrap().1.unwrap(), 512);
     assert!(!is_readable(&ring));
 }
+
+/// Starts reads of 512 bytes, submits them, and waits for all of them; returns how many the ring made.
+fn reads_by_the_ring(ring: &mut UringIo, count: u16) -> usize {
+    for token in 0..count {
+        let at = 512 * u64::from(token);
+        let op = Op::Read { offset: at, start: 0, len: 512 };
+        assert!(matches!(ring.start(token, op, &segment(at, 512)), Started::InFlight));
+    }
+    ring.submit().unwrap();
+    let by_the_ring = usize::from(count) - usize::from(ring.at_once.is_some());
+    let mut seen = 0;
+    while seen < count {
+        ring.wait().unwrap();
+        let (_, outcome) = ring.completed().unwrap();
+        assert_eq!(outcome.unwrap(), 512);
+        seen += 1;
+    }
+    assert_eq!(ring.in_flight, 0);
+    assert!(ring.completed().is_none());
+    by_the_ring
+}
+
+#[test]
+fn a_read_that_comes_alone_is_had_from_the_page_cache_without_the_ring() {
+    let file = TempFile::new().unwrap();
+    let Some((memory, mut ring)) = ring(&file, false) else { return };
+    file.as_file().write_all_at(&[5; 4096], 0).unwrap();
+    // Where the file system cannot tell, the first one finds out and the others are the ring's.
+    let first = reads_by_the_ring(&mut ring, 1);
+    assert_eq!(first == 1, ring.always_waits);
+    assert_eq!(reads_by_the_ring(&mut ring, 1), first);
+    assert_eq!(reads_by_the_ring(&mut ring, 3), 3);
+    assert_eq!(reads_by_the_ring(&mut ring, 1), first);
+    let mut found = [0; 1536];
+    memory.read_slice(&mut found, GuestAddress(0)).unwrap();
+    assert_eq!(found, [5; 1536]);
+}
+
+#[test]
+fn a_read_that_comes_alone_is_the_ring_s_where_it_must_wait() {
+    let file = TempFile::new().unwrap();
+    let Some((_memory, mut ring)) = ring(&file, true) else { return };
+    assert_eq!(reads_by_the_ring(&mut ring, 1), 1);
+}
+
+#[test]
+fn a_read_that_was_not_submitted_is_finished_all_the_same() {
+    let file = TempFile::new().unwrap();
+    let Some((_memory, mut ring)) = ring(&file, false) else { return };
+    let read = Op::Read { offset: 0, start: 0, len: 512 };
+    assert!(matches!(ring.start(0, read, &segment(0, 512)), Started::InFlight));
+    assert!(ring.alone.is_some());
+    ring.wait().unwrap();
+    assert_eq!(ring.completed().unwrap().1.unwrap(), 512);
+    assert!(matches!(ring.start(0, read, &segment(0, 512)), Started::InFlight));
+    drop(ring);
+}
