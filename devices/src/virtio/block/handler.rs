@@ -23,6 +23,9 @@ const GATE: u16 = 2;
 /// before the driver hears of them and other devices get their turn.
 const MAX_BATCH: usize = 32;
 const MAX_BATCH_BYTES: usize = 1 << 20;
+/// How often the ring is looked at again when a driver adds to it as fast as it is emptied, before other
+/// devices get their turn.
+const MAX_PASSES: usize = 8;
 
 /// One queue at work.
 pub(super) struct Handler {
@@ -92,20 +95,20 @@ impl Handler {
         if self.link.shared.changes() != self.link.changes && !self.change_disk() {
             return self.queue.announce();
         }
-        loop {
+        for pass in 1.. {
             self.queue.silence_kicks()?;
             let stop = self.take_requests()?;
             self.submit();
             // What was in the page cache is back already.
             self.finish_completed()?;
             match stop {
-                Stop::RingEmpty if self.queue.expect_kicks()? => {}
-                Stop::RingEmpty => break,
+                Stop::RingEmpty if !self.queue.expect_kicks()? => break,
+                Stop::RingEmpty if pass < MAX_PASSES => {}
                 // Kicks stay off: the completion that frees a slot brings us back here.
                 Stop::SlotsFull if self.free.is_empty() => break,
                 // Nor are they of use before the gate's timer.
                 Stop::GateClosed => break,
-                Stop::SlotsFull | Stop::BatchFull => {
+                Stop::RingEmpty | Stop::SlotsFull | Stop::BatchFull => {
                     self.queue.kick_again();
                     break;
                 }

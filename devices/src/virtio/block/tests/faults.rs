@@ -4,6 +4,7 @@ use std::io;
 
 use super::support::*;
 use crate::backend::disk::io::{Engine, Op};
+use crate::test_util::DriverQueue;
 use crate::virtio::transport::status;
 
 const ENGINES: [Engine; 2] = [Engine::Sync, Engine::IoUring];
@@ -285,7 +286,7 @@ pub(super) fn restart(rig: &mut Rig) {
         let at = base + 0x40000 * index as u64;
         // A driver clears its rings before it starts the device again.
         vm_memory::Bytes::write_slice(&memory, &[0; 0x4000], vm_memory::GuestAddress(at)).unwrap();
-        *queue = crate::test_util::DriverQueue::new(&memory, at, 16);
+        *queue = DriverQueue::new(&memory, at, 16);
     }
     rig.running.bring_up(F_ALL);
 }
@@ -295,4 +296,24 @@ fn parts(op: Op) -> (u64, usize, usize) {
         Op::Read { offset, start, len } | Op::Write { offset, start, len } => (offset, start, len),
         _ => (0, 0, 0),
     }
+}
+
+#[test]
+fn a_driver_that_adds_requests_as_fast_as_they_are_answered_starves_nobody() {
+    let (mut rig, script) = Setup::default().start_scripted();
+    script.lock().at_once.extend((0..1000).map(|_| Ok(512)));
+    let sent = rig.send(IN, 0, &[(DATA, 512, true)]);
+    let driver = DriverQueue::new(&rig.memory, QUEUES, 16);
+    let head = u16::try_from(sent.head).unwrap();
+    script.lock().at_submit = Some(Box::new(move || driver.offer(head)));
+    let mut answered = 0;
+    for round in 1..4 {
+        assert!(rig.running.kick(0));
+        // It came back, and will be called again.
+        answered += rig.running.queues[0].take_used().len();
+        assert!((round..20 * round).contains(&answered), "{answered} in {round} rounds");
+    }
+    script.lock().at_submit = None;
+    assert!(rig.running.host.run());
+    rig.running.queues[0].take_used();
 }

@@ -42,7 +42,7 @@ pub(super) const F_WRITE_ZEROES: u64 = bit(14);
 pub(super) const F_ALL: u64 = F_FLUSH | F_DISCARD | F_WRITE_ZEROES;
 
 /// Where queues, and the headers, statuses and data of requests, lie.
-const QUEUES: u64 = 0x10_0000;
+pub(super) const QUEUES: u64 = 0x10_0000;
 const HEADERS: u64 = 0x20_0000;
 const STATUSES: u64 = 0x28_0000;
 pub(super) const DATA: u64 = 0x30_0000;
@@ -265,7 +265,8 @@ pub(super) struct ScriptState {
     pub(super) refusals: usize,
     /// What `start` answers at once, in order; later operations go in flight.
     pub(super) at_once: VecDeque<Outcome>,
-    /// What `wait` does to the oldest operation in flight.
+    /// What the driver does whenever `submit` is called.
+    pub(super) at_submit: Option<Box<dyn FnMut() + Send>>,
     pub(super) opened: usize,
     pub(super) dropped: usize,
     /// The disk that later operations are on.
@@ -326,6 +327,9 @@ impl DiskIo for ScriptedIo {
 
     fn submit(&mut self) -> std::io::Result<()> {
         let mut state = self.script.lock();
+        if let Some(drive) = &mut state.at_submit {
+            drive();
+        }
         if state.refusals > 0 {
             state.refusals -= 1;
             return Err(std::io::ErrorKind::WouldBlock.into());
