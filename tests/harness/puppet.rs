@@ -90,6 +90,13 @@ impl Puppet {
             .collect()
     }
 
+    /// The low 32 bits of a model-specific register.
+    #[must_use]
+    #[track_caller]
+    pub fn msr(&self, index: u32) -> u32 {
+        self.ask(&format!("M {index:x}"))
+    }
+
     /// Lets loose `count` random accesses of registers and ports, reproducible by `seed`.
     #[track_caller]
     pub fn storm(&self, seed: u32, count: u32) {

@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex};
 
 use arch::cpuid::CpuFacts;
 use arch::registers::{self, BootRegisters};
+use arch::template::CpuTemplate;
 
 use arch::{ApicIds, BootProtocol, Machine, Range, SerialPort, Topology, layout};
 use devices::backend::disk::io::Engine;
@@ -30,7 +31,7 @@ use vmm_sys_util::eventfd::EventFd;
 
 use crate::boot::{self, Entry, Kernel};
 use crate::boot_trace::{self, Stage};
-use crate::config::{Cpus, DiskEngine, DiskPlan, NetPlan, NetSource, Plan};
+use crate::config::{ConfigError, Cpus, DiskEngine, DiskPlan, NetPlan, NetSource, Plan};
 use crate::consoles::{Consoles, OnLoop};
 use crate::controls::Controls;
 use crate::device_manager::{AttachError, DeviceManager};
@@ -93,6 +94,15 @@ pub enum BuildError {
     /// A vCPU.
     #[error(transparent)]
     Vcpu(#[from] VcpuError),
+    /// The CPU template's file.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// The CPU template wants what this KVM has not.
+    #[error("this host's KVM does not have capability {capability}, which the CPU template needs")]
+    NoCapability {
+        /// Its number.
+        capability: u32,
+    },
     /// More vCPUs than this KVM has.
     #[error("--cpus {asked} is more than this host's KVM allows: {limit}")]
     TooManyCpus {
@@ -117,6 +127,9 @@ impl BuildError {
     #[must_use]
     pub fn exit_code(&self) -> ExitCode {
         match self {
+            Self::Vcpu(VcpuError::Template(_) | VcpuError::TemplateMsr { .. }) => {
+                ExitCode::BadConfiguration
+            }
             Self::Kvm(_) | Self::Memory(_) | Self::Vcpu(_) | Self::Write { .. } => {
                 ExitCode::HostFailure
             }
@@ -145,6 +158,7 @@ pub fn build(plan: &Plan, around: &Persistent<'_>) -> Result<Microvm, BuildError
     let kvm = Kvm::open()?;
     boot_trace::mark(Stage::KvmOpen);
     let topology = topology(plan, &kvm)?;
+    let template = cpu_template(plan, &kvm)?;
     let memory = memory::reserve(plan.memory_bytes)?;
     let vm = Vm::new(&kvm, memory.clone())?;
     boot_trace::mark(Stage::Memory);
@@ -177,7 +191,7 @@ pub fn build(plan: &Plan, around: &Persistent<'_>) -> Result<Microvm, BuildError
     };
     let registers = write_boot_tables(&memory, &machine, &kernel)?;
     boot_trace::mark(Stage::KernelLoaded);
-    let vcpus = create_vcpus(&kvm, &vm, topology, registers)?;
+    let vcpus = create_vcpus(&kvm, &vm, topology, registers, template)?;
     let vcpus = vcpus.into_iter().zip(0..).map(|(fd, index)| VcpuSetup {
         index,
         fd,
@@ -199,6 +213,17 @@ fn topology(plan: &Plan, kvm: &Kvm) -> Result<Topology, BuildError> {
         }
     }
     Ok(Topology::new(count, Some(cores), Some(threads), Some(sockets))?)
+}
+
+fn cpu_template(plan: &Plan, kvm: &Kvm) -> Result<CpuTemplate, BuildError> {
+    let Some(template) = &plan.cpu_template else { return Ok(CpuTemplate::default()) };
+    let template = template.load()?;
+    for &capability in &template.capabilities {
+        if !kvm.has_capability(capability) {
+            return Err(BuildError::NoCapability { capability });
+        }
+    }
+    Ok(template)
 }
 
 fn write_cmdline(memory: &GuestMemory, text: &str) -> Result<Range, BuildError> {
@@ -318,6 +343,7 @@ fn create_vcpus(
     vm: &Vm,
     topology: Topology,
     registers: BootRegisters,
+    template: CpuTemplate,
 ) -> Result<Vec<VcpuFd>, BuildError> {
     let apic_ids = ApicIds::new(&topology);
     let mut vcpus = Vec::with_capacity(usize::from(topology.cpus()));
@@ -327,7 +353,7 @@ fn create_vcpus(
     let tsc_khz = vcpus.first().and_then(|vcpu| vcpu.get_tsc_khz().ok());
     let facts =
         CpuFacts { index: 0, topology, tsc_khz, tsc_deadline_timer: kvm.has_tsc_deadline_timer() };
-    let mut state = BootState::new(kvm.supported_cpuid()?, &facts, registers)?;
+    let mut state = BootState::new(kvm.supported_cpuid()?, &facts, registers, template)?;
     for (index, vcpu) in (0..).zip(&vcpus) {
         state.apply(vcpu, index)?;
     }

@@ -19,8 +19,8 @@ use log::LevelFilter;
 pub use usage::UsageError;
 
 use crate::config::{
-    BootProtocol, CmdlineConfig, ConfigError, ConsoleTarget, CpusConfig, DiskConfig, NetConfig,
-    OnReboot, Plan, VmConfig, parse_duration, parse_level, parse_size,
+    BootProtocol, CmdlineConfig, ConfigError, ConsoleTarget, CpuTemplateConfig, CpusConfig,
+    DiskConfig, NetConfig, OnReboot, Plan, VmConfig, parse_duration, parse_level, parse_size,
 };
 
 /// What the user wants of this process.
@@ -168,6 +168,9 @@ struct MachineArgs {
     /// cores counts per socket and threads per core; what is left out is worked out from the rest.
     #[arg(long, value_name = "N")]
     cpus: Option<CpusConfig>,
+    /// Changes to what the vCPUs tell about themselves, as JSON (Firecracker's cpu-config)
+    #[arg(long, value_name = "PATH")]
+    cpu_template: Option<PathBuf>,
     /// Guest memory, such as 512M or 2G [default: 512M]
     ///
     /// K, M, G and T are powers of 1024; a plain number is MiB. At least 32M.
@@ -278,6 +281,7 @@ impl Args {
                 cmdline: boot.cmdline.map(CmdlineConfig::Exact),
                 append: boot.append,
                 cpus: machine.cpus,
+                cpu_template: machine.cpu_template.map(CpuTemplateConfig::File),
                 memory_bytes: machine.memory,
                 disks: devices.disk,
                 nets: devices.net,

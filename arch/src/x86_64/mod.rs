@@ -16,6 +16,7 @@ pub mod msr;
 mod paging;
 pub mod pvh;
 pub mod registers;
+pub mod template;
 mod topology;
 pub mod zero_page;
 

@@ -15,6 +15,7 @@
  *   O WIDTH PORT COUNT ADDRESS    rep outs
  *   m ADDRESS BYTES               stores bytes, two digits each
  *   d ADDRESS COUNT               answers that many bytes, two digits each
+ *   M INDEX                       reads a model-specific register; answers its low 32 bits
  *   f SEED COUNT                  storm: random accesses of registers and ports; answers "0"
  *   t                             triple fault
  *   h                             halts for good
@@ -214,6 +215,13 @@ static void storm(u32 state, u32 count)
     answer(0);
 }
 
+static u32 read_msr(u32 index)
+{
+    u32 low, high;
+    __asm__ volatile("rdmsr" : "=a"(low), "=d"(high) : "c"(index));
+    return low;
+}
+
 static void triple_fault(void)
 {
     static const struct {
@@ -266,6 +274,7 @@ static void obey(char command)
             print_byte(*(volatile u8 *)first++);
         put('\n');
         break;
+    case 'M': answer(read_msr((u32)number())); break;
     case 'f':
         first = number();
         storm((u32)first, (u32)number());

@@ -1,6 +1,6 @@
 //! What a guest finds when it starts: its command line, its memory, its tables.
 
-use harness::{Need, Puppet, Vmm, artifacts};
+use harness::{Need, Puppet, Scratch, Vmm, artifacts};
 
 crate::suite::tests! { "bare::boot" needs &[Need::Kvm];
     command_line_as_given,
@@ -11,6 +11,8 @@ crate::suite::tests! { "bare::boot" needs &[Need::Kvm];
     start_info_describes_the_memory,
     acpi_tables_can_be_found,
     several_processors,
+    registers_follow_a_template,
+    template_that_cannot_be_followed,
     guest_sees_its_serial_input,
 }
 
@@ -121,4 +123,44 @@ fn guest_sees_its_serial_input() {
 
 fn sum(bytes: &[u8]) -> u8 {
     bytes.iter().fold(0, |sum, byte| sum.wrapping_add(*byte))
+}
+
+/// `IA32_KERNEL_GS_BASE`: zero at the start, and any host lets it be anything.
+const KERNEL_GS_BASE: u32 = 0xc000_0102;
+
+/// What a template does to CPUID is seen by a Linux guest: not every KVM that runs a puppet catches that instruction.
+fn registers_follow_a_template() {
+    let scratch = Scratch::new();
+    let template = r#"{
+        "kvm_capabilities": ["3"],
+        "msr_modifiers": [{"addr": "0xc0000102", "bitmap": "0b1010_0000"}]
+    }"#;
+    let file = scratch.file("template.json", template.as_bytes());
+    let config = scratch.file("vm.json", format!(r#"{{"cpu-config": {template}}}"#).as_bytes());
+    for way in [["--cpu-template".into(), file.clone()], ["--config-file".into(), config]] {
+        let puppet = Puppet::start(Vmm::puppet("").args(["--rng", "off"]).args(way));
+        assert_eq!(puppet.msr(KERNEL_GS_BASE), 0xa0);
+        puppet.finish();
+    }
+    let plain = Puppet::alone();
+    assert_eq!(plain.msr(KERNEL_GS_BASE), 0);
+    plain.finish();
+}
+
+fn template_that_cannot_be_followed() {
+    let scratch = Scratch::new();
+    for (template, words) in [
+        (r#"{"kvm_capabilities": ["999999"]}"#, ["capability 999999", "template"]),
+        (
+            r#"{"cpuid_modifiers": [{"leaf": "0x3fffffff", "subleaf": "0x0", "modifiers": []}]}"#,
+            ["leaf 0x3fffffff", "template"],
+        ),
+        (r#"{"msr_modifiers": [{"addr": "0x12345", "bitmap": "0b1"}]}"#, ["0x12345", "template"]),
+        (r#"{"msr_modifiers": [{"addr": "0x1", "bitmap": "1z"}]}"#, ["msr_modifiers[0]", "'z'"]),
+        ("[]", ["CPU template", "in braces"]),
+    ] {
+        let file = scratch.file("template.json", template.as_bytes());
+        let end = Vmm::puppet("").args(["--cpu-template".into(), file]).run();
+        end.expect_code(152).expect_one_line(&words);
+    }
 }

@@ -18,6 +18,7 @@ mod machine {
         two_processors,
         four_processors_of_two_threads_above_4_gib,
         devices_and_clocks,
+        template_hides_a_feature,
         kernel_has_nothing_to_complain_about,
     }
 }
@@ -102,6 +103,24 @@ fn four_processors_of_two_threads_above_4_gib() {
     let (processors, memory) = processors(vmm);
     assert_eq!(processors, ["4", "cpu0 0 0 0-1", "cpu1 0 0 0-1", "cpu2 0 1 2-3", "cpu3 0 1 2-3"]);
     assert!((4300 << 10..4608 << 10).contains(&memory), "{memory} kB");
+}
+
+/// The template takes RDRAND away: bit 30 of leaf 1's ECX.
+fn template_hides_a_feature() {
+    let scratch = Scratch::new();
+    let template = r#"{"cpuid_modifiers": [{"leaf": "0x1", "subleaf": "0x0", "flags": 0,
+        "modifiers": [{"register": "ecx", "bitmap": "0bx0xxxxxxxxxxxxxxxxxxxxxxxxxxxxxx"}]}]}"#;
+    let file = scratch.file("template.json", template.as_bytes());
+    let flags = |vmm: Vmm| {
+        let mut guest = vmm.spawn().booted();
+        let flags = guest.shell("grep -m 1 flags /proc/cpuinfo");
+        guest.power_off();
+        flags.split(' ').map(str::to_owned).collect::<Vec<_>>()
+    };
+    let mut expected = flags(Vmm::linux());
+    assert!(expected.iter().any(|flag| flag == "rdrand"), "no RDRAND to take away: {expected:?}");
+    expected.retain(|flag| flag != "rdrand");
+    assert_eq!(flags(Vmm::linux().arg("--cpu-template").arg(file)), expected);
 }
 
 fn devices_and_clocks() {

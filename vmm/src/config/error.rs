@@ -35,6 +35,14 @@ pub enum ConfigError {
         /// What is wrong with it.
         source: FileError,
     },
+    /// The CPU template is not one.
+    #[error("CPU template {path:?}")]
+    CpuTemplate {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        source: FileError,
+    },
     /// A path of no characters.
     #[error("the path of {what} is empty")]
     EmptyPath {

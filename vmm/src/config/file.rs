@@ -10,6 +10,8 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::path::Path;
 
+use serde::de::DeserializeOwned;
+
 use super::VmConfig;
 use super::nearest::nearest;
 use super::value::ValueError;
@@ -64,27 +66,37 @@ pub enum FileError {
 
 /// Reads the file at `path`.
 pub(super) fn read(path: &Path) -> Result<VmConfig, FileError> {
+    parse(&read_text(path)?)
+}
+
+/// The text of the file at `path`, if it is not too large for a configuration.
+pub(super) fn read_text(path: &Path) -> Result<Vec<u8>, FileError> {
     let mut text = Vec::new();
     let file = File::open(path).map_err(FileError::Read)?;
     file.take(FILE_MAX + 1).read_to_end(&mut text).map_err(FileError::Read)?;
     if u64::try_from(text.len()).is_ok_and(|len| len > FILE_MAX) {
         return Err(FileError::TooLarge);
     }
-    parse(&text)
+    Ok(text)
 }
 
 /// Reads the text of a file.
 pub(super) fn parse(text: &[u8]) -> Result<VmConfig, FileError> {
+    parse_json::<keys::Root>(text)?.into_config()
+}
+
+/// Reads one JSON object; what is wrong with it is told with its place.
+pub(super) fn parse_json<T: DeserializeOwned>(text: &[u8]) -> Result<T, FileError> {
     // To serde a list can be a structure, too: one without names.
     if text.trim_ascii_start().first().is_some_and(|byte| *byte != b'{') {
         let what = "a configuration is an object, in braces".to_owned();
         return Err(FileError::Shape { line: 1, column: 1, what });
     }
     let mut from = serde_json::Deserializer::from_slice(text);
-    let root: keys::Root = serde_path_to_error::deserialize(&mut from)
+    let value = serde_path_to_error::deserialize(&mut from)
         .map_err(|error| shape(&error.path().to_string(), error.inner()))?;
     from.end().map_err(|error| shape(NOWHERE, &error))?;
-    root.into_config()
+    Ok(value)
 }
 
 /// The path of the file as a whole.

@@ -5,6 +5,7 @@
 
 mod cmdline;
 mod console;
+mod cpu_template;
 mod cpus;
 mod disk;
 mod error;
@@ -25,6 +26,7 @@ use serde::{Deserialize, Serialize};
 
 pub use cmdline::{CMDLINE_MAX, CmdlineConfig};
 pub use console::{ConsoleTarget, SOCKET_PATH_MAX};
+pub use cpu_template::CpuTemplateConfig;
 pub use cpus::{Cpus, CpusConfig};
 pub use disk::{DISK_QUEUES, DiskConfig, DiskEngine, DiskFormat, DiskPlan, SERIAL_MAX};
 pub use error::ConfigError;
@@ -73,6 +75,8 @@ pub struct VmConfig {
     pub append: Vec<String>,
     /// The processors.
     pub cpus: Option<CpusConfig>,
+    /// Changes to what the processors tell about themselves.
+    pub cpu_template: Option<CpuTemplateConfig>,
     /// Guest memory in bytes.
     pub memory_bytes: Option<u64>,
     /// The disks, in order.
@@ -126,6 +130,7 @@ impl VmConfig {
             cmdline: over.cmdline.or(self.cmdline),
             append: [self.append, over.append].concat(),
             cpus: over.cpus.or(self.cpus),
+            cpu_template: over.cpu_template.or(self.cpu_template),
             memory_bytes: over.memory_bytes.or(self.memory_bytes),
             disks: [self.disks, over.disks].concat(),
             nets: [self.nets, over.nets].concat(),

@@ -6,6 +6,7 @@
 use std::path::{Component, Path, PathBuf};
 
 use super::console::ConsoleTarget;
+use super::cpu_template::CpuTemplateConfig;
 use super::error::ConfigError;
 use super::plan::Plan;
 
@@ -48,6 +49,9 @@ fn collect(plan: &Plan) -> Vec<Use<'_>> {
     let only = |what, path, written| Use { what, id: "", path, written };
     let mut uses = vec![only("the kernel", &plan.kernel, false)];
     uses.extend(plan.initrd.as_deref().map(|path| only("the initrd", path, false)));
+    if let Some(CpuTemplateConfig::File(path)) = &plan.cpu_template {
+        uses.push(only("the CPU template", path, false));
+    }
     uses.extend(plan.disks.iter().map(|disk| Use {
         what: "disk",
         id: &disk.id,

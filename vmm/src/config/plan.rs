@@ -10,6 +10,7 @@ use log::LevelFilter;
 use serde::{Serialize, Serializer};
 
 use super::console::ConsoleTarget;
+use super::cpu_template::CpuTemplateConfig;
 use super::cpus::Cpus;
 use super::disk::DiskPlan;
 use super::error::ConfigError;
@@ -52,6 +53,8 @@ pub struct Plan {
     pub cmdline: String,
     /// The processors.
     pub cpus: Cpus,
+    /// Changes to what the processors tell about themselves.
+    pub cpu_template: Option<CpuTemplateConfig>,
     /// Guest memory in bytes: a multiple of 1 MiB from [`MEMORY_MIN`] to [`MEMORY_MAX`].
     pub memory_bytes: u64,
     /// The disks; the one with the root file system comes first.
@@ -113,6 +116,7 @@ impl Plan {
             boot: config.boot.unwrap_or_default(),
             cmdline,
             cpus,
+            cpu_template: config.cpu_template,
             memory_bytes,
             disks,
             nets,

@@ -12,6 +12,7 @@ fn full(tag: u16) -> VmConfig {
         cmdline: Some(CmdlineConfig::Exact(text("cmdline"))),
         append: vec![text("append")],
         cpus: Some(CpusConfig::new(tag)),
+        cpu_template: Some(CpuTemplateConfig::File(path("template"))),
         memory_bytes: Some(tag.into()),
         disks: vec![text("disk").parse().unwrap()],
         nets: vec![text("tap=tap").parse().unwrap()],

@@ -99,6 +99,12 @@ impl Kvm {
         Ok(Self { inner })
     }
 
+    /// Whether the host has the capability of this number (`KVM_CAP_*`).
+    #[must_use]
+    pub fn has_capability(&self, number: u32) -> bool {
+        self.inner.check_extension_raw(libc::c_ulong::from(number)) > 0
+    }
+
     /// Most vCPUs that a VM can have.
     #[must_use]
     pub fn max_vcpus(&self) -> usize {

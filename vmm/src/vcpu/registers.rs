@@ -1,6 +1,7 @@
 //! What a vCPU starts with: `arch`'s values, converted to KVM's structures and set.
 
 use arch::registers::{BootRegisters, FPU, Segment, SpecialRegisters, Table};
+use arch::template::{CpuTemplate, MsrModifier, TemplateError};
 use arch::{cpuid, msr};
 use kvm_bindings::{Msrs, kvm_dtable, kvm_fpu, kvm_msr_entry, kvm_regs, kvm_segment, kvm_sregs};
 use kvm_ioctls::VcpuFd;
@@ -28,6 +29,19 @@ pub enum VcpuError {
     /// The CPU features cannot be shown to a guest.
     #[error("the host's CPU features cannot be shown to a guest")]
     Cpuid(#[from] cpuid::CpuidError),
+    /// The CPU template cannot be followed.
+    #[error(transparent)]
+    Template(#[from] TemplateError),
+    /// A register that the template changes.
+    #[error(
+        "this host's KVM does not let the model-specific register {index:#x} of the CPU template be {what}"
+    )]
+    TemplateMsr {
+        /// Its number.
+        index: u32,
+        /// What is not done.
+        what: &'static str,
+    },
     /// A register that nothing works without.
     #[error("this KVM refuses model-specific register {index:#x}")]
     Msr {
@@ -39,22 +53,27 @@ pub enum VcpuError {
 /// What every vCPU of a machine starts with.
 pub struct BootState {
     cpuid: Vec<cpuid::CpuidEntry>,
+    template_msrs: Vec<MsrModifier>,
     topology: arch::Topology,
     boot: BootRegisters,
 }
 
 impl BootState {
-    /// The state of a machine whose first vCPU starts with `boot`, made from what the host supports.
+    /// The state of a machine whose first vCPU starts with `boot`, made from what the host supports and changed
+    /// as `template` says.
     ///
     /// # Errors
-    /// [`VcpuError::Cpuid`].
+    /// [`VcpuError::Cpuid`], [`VcpuError::Template`].
     pub fn new(
         mut supported: Vec<cpuid::CpuidEntry>,
         facts: &cpuid::CpuFacts,
         boot: BootRegisters,
+        template: CpuTemplate,
     ) -> Result<Self, VcpuError> {
+        template.apply(&mut supported)?;
         cpuid::configure(&mut supported, facts)?;
-        Ok(Self { cpuid: supported, topology: facts.topology, boot })
+        let topology = facts.topology;
+        Ok(Self { cpuid: supported, template_msrs: template.msrs, topology, boot })
     }
 
     /// Sets all registers of vCPU `index`.
@@ -65,6 +84,7 @@ impl BootState {
         cpuid::set_cpu(&mut self.cpuid, &self.topology, index)?;
         set_cpuid(fd, &self.cpuid)?;
         set_msrs(fd)?;
+        change_msrs(fd, &self.template_msrs)?;
         if index == 0 {
             set_registers(fd, &self.boot)?;
         }
@@ -94,6 +114,28 @@ fn set_msrs(fd: &VcpuFd) -> Result<(), VcpuError> {
         rest = rest.get(done + 1..).unwrap_or_default();
     }
     Ok(())
+}
+
+/// Changes what is there by now. KVM stops at the first register that it does not know or whose value it refuses; a
+/// user who names a register relies on it, so that is an error.
+fn change_msrs(fd: &VcpuFd, modifiers: &[MsrModifier]) -> Result<(), VcpuError> {
+    if modifiers.is_empty() {
+        return Ok(());
+    }
+    let index = |index| kvm_msr_entry { index, ..Default::default() };
+    let entries: Vec<_> = modifiers.iter().map(|modifier| index(modifier.index)).collect();
+    let mut msrs = Msrs::from_entries(&entries).map_err(|_| too_many("registers"))?;
+    let refused = |done: usize, what| match modifiers.get(done) {
+        Some(modifier) => Err(VcpuError::TemplateMsr { index: modifier.index, what }),
+        None => Ok(()),
+    };
+    let done = fd.get_msrs(&mut msrs).map_err(KvmError::call("read model-specific registers"))?;
+    refused(done, "read")?;
+    for (entry, modifier) in msrs.as_mut_slice().iter_mut().zip(modifiers) {
+        entry.data = modifier.bits.apply(entry.data);
+    }
+    let done = fd.set_msrs(&msrs).map_err(KvmError::call("set model-specific registers"))?;
+    refused(done, "set so")
 }
 
 fn set_registers(fd: &VcpuFd, boot: &BootRegisters) -> Result<(), VcpuError> {

@@ -9,8 +9,9 @@ use serde::{Deserialize, Deserializer};
 
 use super::FileError;
 use crate::config::{
-    BootProtocol, CmdlineConfig, ConsoleTarget, CpusConfig, DiskConfig, DiskEngine, DiskFormat,
-    NetConfig, NetSource, OnReboot, ValueError, VmConfig, parse_duration, parse_level, parse_mac,
+    BootProtocol, CmdlineConfig, ConsoleTarget, CpuTemplateConfig, CpusConfig, DiskConfig,
+    DiskEngine, DiskFormat, NetConfig, NetSource, OnReboot, ValueError, VmConfig, parse_duration,
+    parse_level, parse_mac,
 };
 
 /// The whole file.
@@ -20,6 +21,7 @@ pub(super) struct Root {
     boot_source: Option<BootSource>,
     drives: Option<Vec<Drive>>,
     machine_config: Option<MachineConfig>,
+    cpu_config: Option<CpuTemplateConfig>,
     network_interfaces: Option<Vec<NetworkInterface>>,
     entropy: Option<Entropy>,
     logger: Option<Logger>,
@@ -32,7 +34,6 @@ pub(super) struct Root {
     on_reboot: Option<OnReboot>,
     // Known, but not here.
     balloon: Given,
-    cpu_config: Given,
     memory_hotplug: Given,
     metrics: Given,
     mmds_config: Given,
@@ -175,6 +176,7 @@ impl Root {
         let mut config = VmConfig {
             console: self.console.map(|it| it.into_target("console")).transpose()?,
             serial: self.serial.map(|it| it.into_target("serial")).transpose()?,
+            cpu_template: self.cpu_config,
             id: self.id,
             timeout: duration("timeout", self.timeout)?,
             grace: duration("grace", self.grace)?,
@@ -209,7 +211,6 @@ impl Root {
         unsupported(self.memory_hotplug.0, "memory-hotplug", no_device)?;
         unsupported(self.pmem.0, "pmem", no_device)?;
         unsupported(self.vsock.0, "vsock", no_device)?;
-        unsupported(self.cpu_config.0, "cpu-config", "guests see the host's processor")?;
         unsupported(self.metrics.0, "metrics", "there are no metrics; remove the key")?;
         unsupported(self.mmds_config.0, "mmds-config", "there is no metadata service")
     }
@@ -231,7 +232,7 @@ impl MachineConfig {
     fn put_into(self, config: &mut VmConfig) -> Result<(), FileError> {
         let key = |name: &str| format!("machine-config.{name}");
         let other_than_none = |text: Option<&str>| text.is_some_and(|text| text != "None");
-        let templates = "guests see the host's processor; use \"None\"";
+        let templates = "there are no named templates; use \"None\" or a cpu-config";
         unsupported(other_than_none(self.cpu_template.as_deref()), key("cpu_template"), templates)?;
         let pages = "memory has pages of the usual size; use \"None\"";
         unsupported(other_than_none(self.huge_pages.as_deref()), key("huge_pages"), pages)?;

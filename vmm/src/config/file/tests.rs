@@ -152,7 +152,6 @@ fn our_own_keys_say_what_the_flags_can_say() {
 fn what_does_not_exist_here_is_refused_by_name() {
     for (text, key) in [
         (r#"{"balloon": {"amount_mib": 1}}"#, "balloon"),
-        (r#"{"cpu-config": "template.json"}"#, "cpu-config"),
         (r#"{"memory-hotplug": {"total_size_mib": 1024}}"#, "memory-hotplug"),
         (r#"{"metrics": {"metrics_path": "m"}}"#, "metrics"),
         (r#"{"mmds-config": {"network_interfaces": []}}"#, "mmds-config"),

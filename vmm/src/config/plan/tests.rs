@@ -51,7 +51,8 @@ fn the_plan_as_json() {
         "initrd": "initrd",
         "boot": "pvh",
         "cmdline": "a b",
-        "cpus": { "count": 4, "cores": 2, "threads": 2, "sockets": 1 },
+        "cpu_template": null,
+            "cpus": { "count": 4, "cores": 2, "threads": 2, "sockets": 1 },
         "memory_bytes": 1_073_741_824,
         "disks": [
             { "id": "disk0", "path": "r.img", "read_only": true, "serial": "disk0", "format": "raw", "engine": "sync", "direct": false, "queues": 1 },
