@@ -45,7 +45,7 @@ fn long_flags() -> Vec<String> {
 #[test]
 fn the_definition_is_sound() {
     Args::command().debug_assert();
-    assert_eq!(long_flags().len(), 21);
+    assert_eq!(long_flags().len(), 22);
 }
 
 #[test]
@@ -71,6 +71,10 @@ fn every_flag_says_one_thing() {
         (
             "--append a --append=--",
             VmConfig { append: vec!["a".to_owned(), "--".to_owned()], ..none.clone() },
+        ),
+        (
+            "--cpu-template t",
+            VmConfig { cpu_template: Some(CpuTemplateConfig::File("t".into())), ..none.clone() },
         ),
         ("--boot auto", VmConfig { boot: Some(BootProtocol::Auto), ..none.clone() }),
         ("--boot linux64", VmConfig { boot: Some(BootProtocol::Linux64), ..none.clone() }),

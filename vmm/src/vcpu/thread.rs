@@ -162,10 +162,11 @@ fn settle(fd: &mut VcpuFd, buses: &Buses) -> Option<EndReason> {
         fd.set_kvm_immediate_exit(1);
         match run_once(fd, buses) {
             VmExit::Interrupted => break None,
-            other => match meaning(other) {
-                Some(reason) => break Some(reason),
-                None => {}
-            },
+            other => {
+                if let Some(reason) = meaning(other) {
+                    break Some(reason);
+                }
+            }
         }
     };
     fd.set_kvm_immediate_exit(0);
