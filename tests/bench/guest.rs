@@ -76,6 +76,18 @@ impl Guest {
         self.input.write_all(b"g").map_err(|e| format!("the guest takes no input: {e}"))
     }
 
+    /// Kills the children of the process, and waits for its end that follows.
+    pub fn end_children(mut self) -> Result<(), String> {
+        let pid = self.pid();
+        let path = format!("/proc/{pid}/task/{pid}/children");
+        let children = std::fs::read_to_string(&path).map_err(|e| format!("{path}: {e}"))?;
+        for child in children.split_whitespace().filter_map(|pid| pid.parse::<libc::pid_t>().ok()) {
+            // SAFETY: takes numbers. The process is not reaped while its parent, which is ours, waits for it.
+            unsafe { libc::kill(child, libc::SIGKILL) };
+        }
+        self.child.wait().map(drop).map_err(|e| e.to_string())
+    }
+
     fn next_byte(&mut self) -> Result<(u8, Instant), String> {
         let mut ready =
             libc::pollfd { fd: self.output.as_raw_fd(), events: libc::POLLIN, revents: 0 };
@@ -135,6 +147,13 @@ mod tests {
         assert_eq!(guest.line().unwrap(), " 5 0");
         guest.go().unwrap();
         guest.expect(b'g').unwrap();
+    }
+
+    #[test]
+    fn a_process_ends_after_its_children() {
+        let mut guest = shell("trap 'exit 0' CHLD; sleep 60 & printf S; wait");
+        guest.expect(b'S').unwrap();
+        guest.end_children().unwrap();
     }
 
     #[test]

@@ -5,13 +5,13 @@
 
 mod bench;
 mod contender;
+mod counts;
 mod device;
 mod flood;
 mod frame;
 mod guest;
 mod host;
 mod memory;
-mod proc;
 mod start;
 mod stats;
 mod table;
@@ -33,6 +33,7 @@ const GROUPS: &[Group] = &[
     ("idle", memory::rows),
     ("block", device::block_rows),
     ("net", device::net_rows),
+    ("counts", counts::rows),
 ];
 
 fn main() -> ExitCode {

@@ -33,6 +33,24 @@ pub struct Calls {
 }
 
 impl Calls {
+    /// The calls in the output of `strace -f`.
+    #[must_use]
+    pub fn listed(text: &str) -> Self {
+        let mut calls = Self::default();
+        text.lines().for_each(|line| calls.add(line));
+        calls
+    }
+
+    /// What is there more often than in `other`.
+    #[must_use]
+    pub fn beyond(&self, other: &Self) -> Self {
+        let more = self.by_name.iter().map(|(name, count)| {
+            let before = other.by_name.get(name).copied().unwrap_or(0);
+            (name.clone(), count.saturating_sub(before))
+        });
+        Self { by_name: more.filter(|(_, count)| *count > 0).collect() }
+    }
+
     /// All of them.
     #[must_use]
     pub fn total(&self) -> usize {
@@ -73,9 +91,7 @@ pub fn calls_until_first_run(vmm: Vmm) -> Calls {
     let text = fs::read_to_string(&file).unwrap_or_else(|e| panic!("{file}: {e}"));
     let until = text.find("KVM_RUN").unwrap_or_else(|| panic!("no vCPU ran:\n{text}"));
     let until = text[..until].rfind('\n').unwrap_or(0);
-    let mut calls = Calls::default();
-    text[..until].lines().for_each(|line| calls.add(line));
-    calls
+    Calls::listed(&text[..until])
 }
 
 /// Name and arguments of the call that begins in a line: `PID name(arguments...`.
@@ -166,7 +182,6 @@ mod tests {
 
     #[test]
     fn calls_are_counted_once_and_ioctls_of_kvm_by_name() {
-        let mut calls = Calls::default();
         let lines = "\
             7 execve(\"vmm\", [\"vmm\"], 0x7ffe /* 1 var */) = 0\n\
             7 ioctl(3, KVM_CREATE_VM, 0)       = 4\n\
@@ -176,10 +191,20 @@ mod tests {
             7 <... mmap resumed>)              = 0x7000\n\
             8 --- SIGCHLD {si_signo=SIGCHLD} ---\n\
             8 +++ exited with 0 +++";
-        lines.lines().for_each(|line| calls.add(line));
+        let calls = Calls::listed(lines);
         assert_eq!((calls.total(), calls.kvm()), (5, 2), "{calls:?}");
         assert_eq!(calls.by_name.get("KVM_CREATE_VM"), Some(&1));
         assert_eq!(calls.by_name.get("ioctl"), Some(&1));
+    }
+
+    #[test]
+    fn only_what_is_more_is_beyond() {
+        let calls = |list: &[(&str, usize)]| Calls {
+            by_name: list.iter().map(|&(name, count)| (name.to_owned(), count)).collect(),
+        };
+        let (long, short) =
+            (calls(&[("read", 5), ("open", 2)]), calls(&[("read", 2), ("open", 3)]));
+        assert_eq!(long.beyond(&short), calls(&[("read", 3)]));
     }
 
     #[test]
