@@ -33,6 +33,7 @@ devices/src/backend/net/tap.rs             tap ioctls
 devices/src/backend/socket/sys.rs          listening and connecting sockets
 devices/src/guest_io.rs                    vectored I/O on guest memory
 devices/src/test_util/host.rs              a fake event loop polls
+vmm/src/affinity.rs                        CPU masks of threads
 vmm/src/inherited.rs                       descriptors of the parent process
 vmm/src/kvm/cpuid.rs                       lists of variable length that KVM fills and reads
 vmm/src/kvm/vm.rs                          KVM ioctls that take addresses

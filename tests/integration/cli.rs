@@ -159,6 +159,20 @@ fn bad_values() {
         ("--net", "tap=t,mac=nonsense", &["nonsense"]),
         ("--net", "tap=t,mtu=67", &["67", "68"]),
         ("--net", "fd=1", &["1"]),
+        ("--net", "fd=77:78", &["77", "open"]),
+        ("--net", "tap=t,queues=0", &["queues", "64"]),
+        ("--net", "tap=t,iops=5", &["iops", "pps"]),
+        ("--net", "tap=t,iothread=io0", &["net0", "io0", "--iothread"]),
+        ("--disk", "d,bw=0", &["bw", "100M"]),
+        ("--disk", "d,bw=fast", &["fast", "100M"]),
+        ("--disk", "d,iops=5 k", &["5 k", "5k"]),
+        ("--disk", "d,burst=1s", &["burst", "bw"]),
+        ("--disk", "d,bw=1M,burst=20M", &["20M", "200ms"]),
+        ("--disk", "d,iothread=io0", &["disk0", "io0", "--iothread"]),
+        ("--iothread", "io0", &["io0", "no device"]),
+        ("--iothread", "io0,pin=x", &["x", "CPUs"]),
+        ("--cpus", "2,pin=0", &["pin", "1", "2"]),
+        ("--cpus", "2,pin=0:8191", &["vcpu 1", "8191"]),
         ("--net", "fd=77", &["77", "open"]),
         ("--cmdline", "line\nbreak", &["control character"]),
     ] {
@@ -192,7 +206,7 @@ fn combinations_that_cannot_be() {
 
 fn help_is_complete() {
     let help = Vmm::new().arg("--help").run().expect_code(0).stdout;
-    let flags = "kernel initrd cmdline append boot cpus memory disk net console serial rng id timeout \
+    let flags = "kernel initrd cmdline append boot cpus memory disk net iothread console serial rng id timeout \
         grace on-reboot log-path level config-file dry-run help version";
     for flag in flags.split_whitespace() {
         assert!(help.contains(&format!("--{flag}")), "--{flag} is not in the help");

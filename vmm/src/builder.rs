@@ -20,7 +20,7 @@ use devices::legacy::i8042::I8042;
 use devices::legacy::serial::{Serial, SerialInput};
 use devices::memory::GuestMemory;
 use devices::platform::{BootTimer, DebugExit, POWER_PORTS, Power, PvPanic};
-use devices::rate_limiter::{Limiter, Limits};
+use devices::rate_limiter::Limiter;
 use devices::virtio::block::{Block, BlockOptions, SerialError};
 use devices::virtio::console::Console;
 use devices::virtio::net::{MacAddress, Mtu, Net, NetError, NetOptions};
@@ -29,6 +29,7 @@ use kvm_ioctls::VcpuFd;
 use vm_memory::{Bytes, GuestAddress};
 use vmm_sys_util::eventfd::EventFd;
 
+use crate::affinity::CpuSet;
 use crate::boot::{self, Entry, Kernel};
 use crate::boot_trace::{self, Stage};
 use crate::config::{ConfigError, Cpus, DiskEngine, DiskPlan, NetPlan, NetSource, Plan};
@@ -39,6 +40,7 @@ use crate::end::Ending;
 use crate::event_loop::{LoopHandle, LoopSource};
 use crate::exit_code::ExitCode;
 use crate::inherited::duplicate;
+use crate::iothread::IoThreads;
 use crate::kvm::{Kvm, KvmError, Vm};
 use crate::memory::{self, MemoryError};
 use crate::vcpu::{BootState, VcpuError, VcpuSetup};
@@ -111,6 +113,27 @@ pub enum BuildError {
         /// What KVM says.
         limit: usize,
     },
+    /// A CPU that this process has not got.
+    #[error(
+        "{who} cannot be pinned to CPU {cpu}: this process may use {allowed} (a cpuset or taskset says so, or the host has no more)"
+    )]
+    Pin {
+        /// The thread.
+        who: String,
+        /// The CPU.
+        cpu: u16,
+        /// The CPUs that it has.
+        allowed: String,
+    },
+    /// The host does not give a thread, or does not tell its CPUs.
+    #[error("cannot {what}")]
+    Thread {
+        /// What was being done.
+        what: &'static str,
+        /// The host's answer.
+        #[source]
+        source: std::io::Error,
+    },
     /// Writing to guest memory that was just reserved.
     #[error("guest memory at {address:#x} cannot be written")]
     Write {
@@ -130,9 +153,11 @@ impl BuildError {
             Self::Vcpu(VcpuError::Template(_) | VcpuError::TemplateMsr { .. }) => {
                 ExitCode::BadConfiguration
             }
-            Self::Kvm(_) | Self::Memory(_) | Self::Vcpu(_) | Self::Write { .. } => {
-                ExitCode::HostFailure
-            }
+            Self::Kvm(_)
+            | Self::Memory(_)
+            | Self::Vcpu(_)
+            | Self::Thread { .. }
+            | Self::Write { .. } => ExitCode::HostFailure,
             _ => ExitCode::BadConfiguration,
         }
     }
@@ -155,6 +180,7 @@ pub struct Persistent<'a> {
 /// # Errors
 /// [`BuildError`]; nothing is left behind.
 pub fn build(plan: &Plan, around: &Persistent<'_>) -> Result<Microvm, BuildError> {
+    check_pins(plan)?;
     let kvm = Kvm::open()?;
     boot_trace::mark(Stage::KvmOpen);
     let topology = topology(plan, &kvm)?;
@@ -172,7 +198,9 @@ pub fn build(plan: &Plan, around: &Persistent<'_>) -> Result<Microvm, BuildError
     vm.connect_line(around.power_button, layout::POWER_BUTTON_GSI)?;
     attach_platform(&mut manager)?;
     let serial = attach_serial(&mut manager, around)?;
-    let controls = attach_virtio(&mut manager, plan, around.consoles)?;
+    let iothreads = IoThreads::start(&plan.iothreads, around.ending)
+        .map_err(|source| BuildError::Thread { what: "start an iothread", source })?;
+    let controls = attach_virtio(&mut manager, plan, around, &iothreads)?;
     let (buses, virtio, devices) = manager.finish();
 
     let machine = Machine {
@@ -195,16 +223,37 @@ pub fn build(plan: &Plan, around: &Persistent<'_>) -> Result<Microvm, BuildError
     let vcpus = vcpus.into_iter().zip(0..).map(|(fd, index)| VcpuSetup {
         index,
         fd,
+        pin: plan.cpus.pin.get(usize::from(index)).copied(),
         buses: buses.clone(),
         ending: around.ending.clone(),
         on: around.on.clone(),
     });
     let sources = serial.into_iter().collect();
-    Ok(Microvm { vcpus: vcpus.collect(), vm, devices, controls, sources })
+    Ok(Microvm { vcpus: vcpus.collect(), vm, devices, controls, iothreads, sources })
+}
+
+/// Checks that this process has the CPUs that threads are to be pinned to.
+fn check_pins(plan: &Plan) -> Result<(), BuildError> {
+    let vcpus =
+        (0..).zip(&plan.cpus.pin).map(|(index, cpu): (u16, _)| (format!("vcpu {index}"), cpu));
+    let iothreads = plan
+        .iothreads
+        .iter()
+        .flat_map(|thread| thread.pin.iter().map(|cpu| (format!("iothread {}", thread.id), cpu)));
+    let mut pins = vcpus.chain(iothreads).peekable();
+    if pins.peek().is_none() {
+        return Ok(());
+    }
+    let what = "find out which CPUs there are";
+    let allowed = CpuSet::of_this_thread().map_err(|source| BuildError::Thread { what, source })?;
+    match pins.find(|(_, cpu)| !allowed.contains(**cpu)) {
+        Some((who, &cpu)) => Err(BuildError::Pin { who, cpu, allowed: allowed.to_string() }),
+        None => Ok(()),
+    }
 }
 
 fn topology(plan: &Plan, kvm: &Kvm) -> Result<Topology, BuildError> {
-    let Cpus { count, cores, threads, sockets } = plan.cpus;
+    let Cpus { count, cores, threads, sockets, .. } = plan.cpus;
     // Every KVM has one vCPU, and need not be asked.
     if count > 1 {
         let limit = kvm.max_vcpus();
@@ -262,20 +311,25 @@ fn attach_serial(
 fn attach_virtio(
     manager: &mut DeviceManager<'_>,
     plan: &Plan,
-    consoles: &Consoles,
+    around: &Persistent<'_>,
+    iothreads: &IoThreads,
 ) -> Result<Controls, BuildError> {
     let mut controls = Controls::default();
+    let on = |id: &Option<String>| {
+        let own = id.as_deref().and_then(|id| iothreads.get(id));
+        own.unwrap_or(&around.on).clone()
+    };
     for disk in &plan.disks {
         let block = block(disk)?;
         controls.add_disk(&disk.id, block.control());
-        manager.attach_virtio(&disk.id, Box::new(block))?;
+        manager.attach_virtio_on(on(&disk.iothread), &disk.id, Box::new(block))?;
     }
     for net in &plan.nets {
         let card = network(net)?;
         controls.add_net(&net.id, card.control());
-        manager.attach_virtio(&net.id, Box::new(card))?;
+        manager.attach_virtio_on(on(&net.iothread), &net.id, Box::new(card))?;
     }
-    if let Some(port) = consoles.virtio() {
+    if let Some(port) = around.consoles.virtio() {
         manager.attach_virtio("console", Box::new(Console::new(port.clone())))?;
     }
     if plan.rng {
@@ -293,23 +347,26 @@ fn block(plan: &DiskPlan) -> Result<Block, BuildError> {
         DiskEngine::Uring => Engine::IoUring,
     };
     let (id, queues) = (plan.id.clone(), plan.queues);
-    let limiter = Limiter::new(Limits::NONE);
+    let limiter = Limiter::new(plan.limits);
     Ok(Block::new(BlockOptions { id, serial, disk, queues, engine, limiter }))
 }
 
 fn network(plan: &NetPlan) -> Result<Net, BuildError> {
     let refused = |source| BuildError::InheritedTap { id: plan.id.clone(), source };
     let tap = match &plan.source {
-        NetSource::Tap(name) => Tap::open(name, 1)?,
-        NetSource::Fd(number) => Tap::from_fd(duplicate(*number).map_err(refused)?)?,
+        NetSource::Tap(name) => Tap::open(name, plan.queues)?,
+        NetSource::Fds(numbers) => {
+            let copies = numbers.iter().map(|number| duplicate(*number));
+            Tap::from_fds(copies.collect::<Result<_, _>>().map_err(refused)?)?
+        }
     };
     Ok(Net::new(NetOptions {
         id: plan.id.clone(),
         mac: Some(MacAddress::new(plan.mac)?),
         mtu: plan.mtu.map(Mtu::new).transpose()?,
         backend: Arc::new(tap),
-        rx_limiter: Limiter::new(Limits::NONE),
-        tx_limiter: Limiter::new(Limits::NONE),
+        rx_limiter: Limiter::new(plan.rx_limits),
+        tx_limiter: Limiter::new(plan.tx_limits),
     }))
 }
 

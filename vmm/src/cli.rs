@@ -20,7 +20,8 @@ pub use usage::UsageError;
 
 use crate::config::{
     BootProtocol, CmdlineConfig, ConfigError, ConsoleTarget, CpuTemplateConfig, CpusConfig,
-    DiskConfig, NetConfig, OnReboot, Plan, VmConfig, parse_duration, parse_level, parse_size,
+    DiskConfig, IoThread, NetConfig, OnReboot, Plan, VmConfig, parse_duration, parse_level,
+    parse_size,
 };
 
 /// What the user wants of this process.
@@ -163,9 +164,10 @@ struct BootArgs {
 #[group(skip)]
 #[command(next_help_heading = "Machine")]
 struct MachineArgs {
-    /// Number of vCPUs [default: 1]; also N,cores=N,threads=N,sockets=N
+    /// Number of vCPUs [default: 1]; also N,cores=N,threads=N,sockets=N,pin=CPUS
     ///
-    /// cores counts per socket and threads per core; what is left out is worked out from the rest.
+    /// cores counts per socket and threads per core; what is left out is worked out from the rest. pin names
+    /// the host's CPU for each vCPU, as in 2,pin=0:1 or 4,pin=4-7.
     #[arg(long, value_name = "N")]
     cpus: Option<CpusConfig>,
     /// Changes to what the vCPUs tell about themselves, as JSON (Firecracker's cpu-config)
@@ -186,19 +188,29 @@ struct MachineArgs {
 #[command(next_help_heading = "Devices")]
 struct DeviceArgs {
     /// Disk: PATH[,readonly][,root][,id=ID][,serial=TEXT][,format=raw][,engine=sync|uring][,direct][,queues=N]
-    /// [repeatable]
+    /// [,bw=RATE][,iops=RATE][,burst=TIME][,iothread=ID] [repeatable]
     ///
     /// An image or a block device. The first one holds the root file system unless another one says root; it
     /// is /dev/vda in the guest. A comma in a path is doubled; a path that looks like an option is written
-    /// path=PATH. uring has many transfers under way at once; direct bypasses the host's page cache.
+    /// path=PATH. uring has many transfers under way at once; direct bypasses the host's page cache. bw limits
+    /// bytes per second (100M) and iops requests per second (5k); burst is how long a quiet disk saves them up
+    /// (100ms).
     #[arg(long, value_name = "DISK")]
     disk: Vec<DiskConfig>,
-    /// Network card: tap=NAME|fd=N[,mac=MAC][,mtu=N][,id=ID] [repeatable]
+    /// Network card: tap=NAME|fd=N[:N...][,mac=MAC][,mtu=N][,id=ID][,queues=N][,bw=RATE][,pps=RATE][,burst=TIME]
+    /// [,iothread=ID] [repeatable]
     ///
     /// tap names an existing interface or one to create; fd is a tap that the parent process has opened.
-    /// Without mac, an address is made from the names, the same in each run.
+    /// Without mac, an address is made from the names, the same in each run. queues is the number of queue
+    /// pairs; with fd, each has its descriptor. bw and pps limit bytes and frames per second in each direction,
+    /// as those of --disk do.
     #[arg(long, value_name = "NET")]
     net: Vec<NetConfig>,
+    /// Thread that serves the disks and nets with iothread=ID: ID[,pin=CPUS] [repeatable]
+    ///
+    /// Without one, the main thread does. pin is where it may run, as in io0,pin=2-3.
+    #[arg(long, value_name = "IOTHREAD")]
+    iothread: Vec<IoThread>,
     /// Virtio console (hvc0): stdio, pty, off, file=PATH or socket=PATH
     ///
     /// With neither --console nor --serial, both are on the terminal; with one of them, the other is off.
@@ -285,6 +297,7 @@ impl Args {
                 memory_bytes: machine.memory,
                 disks: devices.disk,
                 nets: devices.net,
+                iothreads: devices.iothread,
                 console: devices.console,
                 serial: devices.serial,
                 rng: devices.rng,

@@ -75,7 +75,7 @@ pub struct DeviceManager<'a> {
 }
 
 impl<'a> DeviceManager<'a> {
-    /// No devices yet; their queues will be served by the loop behind `on`.
+    /// No devices yet; unless told otherwise, their queues will be served by the loop behind `on`.
     #[must_use]
     pub fn new(vm: &'a Vm, on: LoopHandle) -> Self {
         Self {
@@ -97,6 +97,19 @@ impl<'a> DeviceManager<'a> {
         id: &str,
         device: Box<dyn VirtioDevice>,
     ) -> Result<(), AttachError> {
+        self.attach_virtio_on(self.on.clone(), id, device)
+    }
+
+    /// The same for a device whose queues are served by the loop behind `on`.
+    ///
+    /// # Errors
+    /// [`AttachError`].
+    pub fn attach_virtio_on(
+        &mut self,
+        on: LoopHandle,
+        id: &str,
+        device: Box<dyn VirtioDevice>,
+    ) -> Result<(), AttachError> {
         let index = self.virtio.len() as u64;
         let gsi = self.gsis.next().ok_or_else(|| AttachError::TooMany {
             id: id.to_owned(),
@@ -104,7 +117,7 @@ impl<'a> DeviceManager<'a> {
         })?;
         let base = layout::VIRTIO_MMIO.start + index * WINDOW;
         let line = Arc::new(new_line(id)?);
-        let port = self.vm.device_port(base, line.clone(), gsi, self.on.clone());
+        let port = self.vm.device_port(base, line.clone(), gsi, on);
         let interrupt = Interrupt::new(Box::new(SharedLine(line)));
         let transport = Transport::new(
             id.to_owned(),

@@ -4,6 +4,7 @@
 //! (every KVM ioctl), [`event_loop`] (everything that is not a vCPU). What the guest talks to is in the
 //! `devices` crate, what its tables and registers say in `arch`.
 
+pub mod affinity;
 pub mod boot;
 pub mod boot_trace;
 pub mod builder;
@@ -17,6 +18,7 @@ pub mod end;
 pub mod event_loop;
 pub mod exit_code;
 pub mod inherited;
+pub mod iothread;
 pub mod kvm;
 pub mod life_cycle;
 pub mod logger;

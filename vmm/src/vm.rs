@@ -16,6 +16,7 @@ use devices::virtio::transport::Transport;
 use crate::controls::Controls;
 use crate::device_manager::Attached;
 use crate::event_loop::{EventLoop, LoopSource, SourceId};
+use crate::iothread::IoThreads;
 use crate::kvm::Vm;
 use crate::vcpu::{VcpuHandle, VcpuSetup};
 
@@ -25,6 +26,7 @@ pub struct Microvm {
     pub(crate) vcpus: Vec<VcpuSetup>,
     pub(crate) devices: Vec<Attached>,
     pub(crate) controls: Controls,
+    pub(crate) iothreads: IoThreads,
     /// What the loop serves for this machine besides its virtio devices.
     pub(crate) sources: Vec<Box<dyn LoopSource>>,
 }
@@ -36,6 +38,7 @@ pub struct RunningVm {
     devices: Vec<Attached>,
     controls: Controls,
     sources: Vec<SourceId>,
+    iothreads: IoThreads,
     _vm: Vm,
 }
 
@@ -49,6 +52,7 @@ impl Microvm {
             vcpus: Vec::with_capacity(self.vcpus.len()),
             devices: self.devices,
             controls: self.controls,
+            iothreads: self.iothreads,
             sources: self.sources.into_iter().map(|source| event_loop.add(source)).collect(),
             _vm: self.vm,
         };
@@ -137,6 +141,7 @@ impl RunningVm {
         self.vcpus.drain(..).for_each(VcpuHandle::join);
         self.on_devices(event_loop, Transport::reset)?;
         self.devices.clear();
+        drop(std::mem::take(&mut self.iothreads));
         self.sources.drain(..).for_each(|source| event_loop.remove(source));
         Ok(())
     }

@@ -45,19 +45,14 @@ fn long_flags() -> Vec<String> {
 #[test]
 fn the_definition_is_sound() {
     Args::command().debug_assert();
-    assert_eq!(long_flags().len(), 22);
+    assert_eq!(long_flags().len(), 23);
 }
 
 #[test]
 fn every_flag_says_one_thing() {
     let none = VmConfig::default();
     let disk = |path: &str| DiskConfig { path: path.into(), ..DiskConfig::default() };
-    let tap = |name: &str| NetConfig {
-        source: NetSource::Tap(name.to_owned()),
-        mac: None,
-        mtu: None,
-        id: None,
-    };
+    let tap = |name: &str| NetConfig::new(NetSource::Tap(name.to_owned()));
     let seconds = |n| Some(Duration::from_secs(n));
     for (words, expected) in [
         ("", none.clone()),
@@ -127,7 +122,7 @@ fn paths_need_not_be_text() {
 fn a_flag_that_counts_once_is_refused_twice() {
     for flag in long_flags() {
         let word = match flag.as_str() {
-            "--append" | "--disk" | "--net" => continue,
+            "--append" | "--disk" | "--net" | "--iothread" => continue,
             "--dry-run" | "--trace-boot" => flag.clone(),
             "--boot" => "--boot=pvh".to_owned(),
             "--rng" => "--rng=on".to_owned(),

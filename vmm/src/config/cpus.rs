@@ -2,13 +2,14 @@
 
 use std::str::FromStr;
 
-use arch::{Topology, TopologyError};
+use arch::Topology;
 use serde::Serialize;
 
-use super::value::{ValueError, parse_u16, split_list};
+use super::error::ConfigError;
+use super::value::{ValueError, parse_cpu_list, parse_u16, split_list};
 
 /// What the user says about the processors.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CpusConfig {
     /// vCPUs in all.
     pub count: u16,
@@ -18,17 +19,19 @@ pub struct CpusConfig {
     pub threads: Option<u16>,
     /// Sockets.
     pub sockets: Option<u16>,
+    /// The host's CPU for each vCPU; empty when the host's scheduler decides.
+    pub pin: Vec<u16>,
 }
 
 impl CpusConfig {
     /// `count` vCPUs, arranged as usual.
     #[must_use]
     pub const fn new(count: u16) -> Self {
-        Self { count, cores: None, threads: None, sockets: None }
+        Self { count, cores: None, threads: None, sockets: None, pin: Vec::new() }
     }
 }
 
-/// Reads `N[,cores=N][,threads=N][,sockets=N]`.
+/// Reads `N[,cores=N][,threads=N][,sockets=N][,pin=CPUS]`.
 impl FromStr for CpusConfig {
     type Err = ValueError;
 
@@ -39,17 +42,21 @@ impl FromStr for CpusConfig {
             _ => {
                 return Err(ValueError::Missing {
                     what: "the number of cpus",
-                    form: "N[,cores=N][,threads=N][,sockets=N]",
+                    form: "N[,cores=N][,threads=N][,sockets=N][,pin=CPUS]",
                 });
             }
         };
         let mut cpus = Self::new(count);
         for part in parts {
-            let known = "cores=N, threads=N, sockets=N";
+            let known = "cores=N, threads=N, sockets=N, pin=CPUS";
             let (what, form, field) = match part.key.as_str() {
                 "cores" => ("cores", "cores=N", &mut cpus.cores),
                 "threads" => ("threads", "threads=N", &mut cpus.threads),
                 "sockets" => ("sockets", "sockets=N", &mut cpus.sockets),
+                "pin" => {
+                    cpus.pin = parse_cpu_list(&part.value("pin=CPUS")?)?;
+                    continue;
+                }
                 _ => {
                     return Err(ValueError::UnknownPart { text: part.key, known });
                 }
@@ -61,7 +68,7 @@ impl FromStr for CpusConfig {
 }
 
 /// The processors of the machine; `count` is the product of the others.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Cpus {
     /// vCPUs in all, 1 to [`arch::MAX_CPUS`].
     pub count: u16,
@@ -71,18 +78,24 @@ pub struct Cpus {
     pub threads: u16,
     /// Sockets.
     pub sockets: u16,
+    /// The host's CPU for each vCPU, or empty.
+    pub pin: Vec<u16>,
 }
 
 /// Resolves the processors: one vCPU when nothing is said; one thread in each core and all cores in one
 /// socket, unless told otherwise.
-pub(super) fn resolve(cpus: Option<CpusConfig>) -> Result<Cpus, TopologyError> {
-    let CpusConfig { count, cores, threads, sockets } = cpus.unwrap_or(CpusConfig::new(1));
+pub(super) fn resolve(cpus: Option<CpusConfig>) -> Result<Cpus, ConfigError> {
+    let CpusConfig { count, cores, threads, sockets, pin } = cpus.unwrap_or(CpusConfig::new(1));
     let topology = Topology::new(count, cores, threads, sockets)?;
+    if !pin.is_empty() && pin.len() != usize::from(count) {
+        return Err(ConfigError::PinCount { named: pin.len(), count });
+    }
     Ok(Cpus {
         count,
         cores: topology.cores_per_socket(),
         threads: topology.threads_per_core(),
         sockets: topology.sockets(),
+        pin,
     })
 }
 
@@ -92,7 +105,10 @@ mod tests {
 
     fn read(text: &str) -> Result<Cpus, String> {
         let config = text.parse::<CpusConfig>().map_err(|error| error.to_string())?;
-        resolve(Some(config)).map_err(|error| error.to_string())
+        resolve(Some(config)).map_err(|error| match error {
+            ConfigError::Cpus(error) => error.to_string(),
+            error => error.to_string(),
+        })
     }
 
     #[test]
@@ -137,6 +153,25 @@ mod tests {
         for text in ["65536", "-1", "+1", "1.5", "x"] {
             assert!(read(text).unwrap_err().contains("not a whole number"), "{text}");
         }
+    }
+
+    #[test]
+    fn each_vcpu_can_have_a_cpu_of_the_host() {
+        for (text, pin) in [
+            ("2,pin=0:1", &[0, 1][..]),
+            ("3,pin=4-6", &[4, 5, 6]),
+            ("4,threads=2,pin=7:0-1:7", &[7, 0, 1, 7]),
+            ("1", &[]),
+        ] {
+            assert_eq!(read(text).unwrap().pin, pin, "{text}");
+        }
+        assert_eq!(
+            read("2,pin=0-2").unwrap_err(),
+            "cpus: pin names 3 CPUs for 2 vCPUs: name one for each, such as pin=0:1 or pin=0-1"
+        );
+        assert!(read("2,pin=0").unwrap_err().contains("pin names 1 CPUs for 2 vCPUs"));
+        assert!(read("2,pin=0;1").unwrap_err().contains("is not a list of CPUs"));
+        assert!(read("2,pin").unwrap_err().contains("pin=CPUS"));
     }
 
     #[test]

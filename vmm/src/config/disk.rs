@@ -7,10 +7,12 @@ use std::num::NonZeroU16;
 use std::path::PathBuf;
 use std::str::FromStr;
 
+use devices::rate_limiter::Limits;
 use serde::{Deserialize, Serialize};
 
 use super::error::ConfigError;
 use super::id::{Ids, Kind};
+use super::limits;
 use super::value::{Part, ValueError, parse_u16, split_list};
 
 /// Bytes of a disk's serial number (virtio 1.3, 5.2.6: the answer to `VIRTIO_BLK_T_GET_ID`).
@@ -85,6 +87,10 @@ pub struct DiskConfig {
     pub direct: Option<bool>,
     /// Number of queues.
     pub queues: Option<u16>,
+    /// What its requests are limited by.
+    pub limits: Limits,
+    /// The thread that serves it.
+    pub iothread: Option<String>,
     /// Whether it holds the root file system; when nothing is said about any disk, the first one does.
     pub root: Option<bool>,
     /// The GPT partition of the root file system; without it, the whole disk is meant.
@@ -92,12 +98,14 @@ pub struct DiskConfig {
 }
 
 /// The parts of `--disk`, for its errors.
-const FORMS: &str = "path=PATH, readonly, root, id=ID, serial=TEXT, format=raw, engine=sync|uring, direct, queues=N";
+const FORMS: &str = "path=PATH, readonly, root, id=ID, serial=TEXT, format=raw, engine=sync|uring, direct, queues=N, bw=RATE, iops=RATE, burst=TIME, iothread=ID";
 const PATH: &str = "path=PATH";
 /// The parts that have a value: with one of these, the first part is not a path.
-const KEYS: [&str; 6] = ["path", "id", "serial", "format", "engine", "queues"];
+const KEYS: [&str; 10] =
+    ["path", "id", "serial", "format", "engine", "queues", "bw", "iops", "burst", "iothread"];
 
-/// Reads `PATH[,readonly][,root][,id=ID][,serial=TEXT][,format=raw][,engine=sync|uring][,direct][,queues=N]`.
+/// Reads `PATH[,readonly][,root][,id=ID][,serial=TEXT][,format=raw][,engine=sync|uring][,direct][,queues=N]
+/// [,bw=RATE][,iops=RATE][,burst=TIME][,iothread=ID]`.
 /// The path may also be written `path=PATH` anywhere; a comma in it is doubled.
 impl FromStr for DiskConfig {
     type Err = ValueError;
@@ -105,6 +113,7 @@ impl FromStr for DiskConfig {
     fn from_str(text: &str) -> Result<Self, ValueError> {
         let mut disk = Self::default();
         let mut path: Option<String> = None;
+        let mut limits = limits::Words::new("iops");
         let missing = || ValueError::Missing { what: "the disk's path", form: PATH };
         if text.is_empty() {
             return Err(missing());
@@ -126,6 +135,8 @@ impl FromStr for DiskConfig {
                 "queues" => {
                     disk.queues = Some(parse_u16("queues", &part.value("queues=N")?)?);
                 }
+                "iothread" => disk.iothread = Some(part.value("iothread=ID")?),
+                key if limits.has(key) => limits.take(part)?,
                 "format" => disk.format = Some(part.value("format=raw")?.parse()?),
                 _ => {
                     return Err(ValueError::UnknownPart { text: part.key, known: FORMS });
@@ -133,6 +144,7 @@ impl FromStr for DiskConfig {
             }
         }
         disk.path = path.ok_or_else(missing)?.into();
+        disk.limits = limits.limits()?;
         Ok(disk)
     }
 }
@@ -169,6 +181,11 @@ pub struct DiskPlan {
     pub direct: bool,
     /// Number of queues, within [`DISK_QUEUES`].
     pub queues: NonZeroU16,
+    /// What its requests are limited by.
+    #[serde(serialize_with = "limits::as_json")]
+    pub limits: Limits,
+    /// The thread that serves it; the main one without a name.
+    pub iothread: Option<String>,
 }
 
 /// The file system that the kernel is told to mount as its root.
@@ -204,6 +221,8 @@ pub(super) fn resolve(
             path: disk.path,
             read_only: disk.read_only.unwrap_or(false),
             format: disk.format.unwrap_or_default(),
+            limits: disk.limits,
+            iothread: disk.iothread,
         };
         if is_root {
             root = Some(Root { partuuid: disk.partuuid, read_only: plan.read_only });

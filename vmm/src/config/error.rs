@@ -8,7 +8,7 @@ use super::console::SOCKET_PATH_MAX;
 use super::disk::SERIAL_MAX;
 use super::file::FileError;
 use super::id::ID_MAX;
-use super::net::TAP_NAME_MAX;
+use super::net::{NET_QUEUES, TAP_NAME_MAX};
 use super::plan::{MEMORY_MAX, MEMORY_MIN};
 
 /// Why a configuration cannot become a plan.
@@ -92,6 +92,35 @@ pub enum ConfigError {
     /// No vCPU, too many, or parts that do not give the whole.
     #[error("cpus")]
     Cpus(#[from] arch::TopologyError),
+    /// Not one CPU for each vCPU.
+    #[error(
+        "cpus: pin names {named} CPUs for {count} vCPUs: name one for each, such as pin=0:1 or pin=0-1"
+    )]
+    PinCount {
+        /// How many were named.
+        named: usize,
+        /// How many vCPUs there are.
+        count: u16,
+    },
+    /// A device is to be served by a thread that does not exist.
+    #[error(
+        "{device}: there is no iothread {id:?}{}",
+        near.as_ref().map_or_else(|| format!(": add --iothread {id}"), |near| format!("; did you mean {near:?}?"))
+    )]
+    UnknownIoThread {
+        /// The device.
+        device: String,
+        /// The thread's name.
+        id: String,
+        /// The name of a thread that looks like it.
+        near: Option<String>,
+    },
+    /// A thread would have nothing to do.
+    #[error("iothread {id} serves no device: give a disk or a net iothread={id}, or remove it")]
+    UnusedIoThread {
+        /// The thread.
+        id: String,
+    },
     /// Too little memory to boot anything in.
     #[error(
         "{} of memory is too little: give at least {} MiB, such as --memory 512M",
@@ -156,6 +185,26 @@ pub enum ConfigError {
         /// What was given.
         partuuid: String,
     },
+    /// A number of queue pairs that no card has.
+    #[error("net {id}: {queues} queues are not possible: use {} to {}", NET_QUEUES.start(), NET_QUEUES.end())]
+    NetQueues {
+        /// The network card.
+        id: String,
+        /// The number.
+        queues: usize,
+    },
+    /// As many descriptors as queues are needed.
+    #[error(
+        "net {id}: {queues} queues and {fds} descriptors do not fit: leave out queues=, each descriptor is one"
+    )]
+    FdQueues {
+        /// The network card.
+        id: String,
+        /// The number of queues.
+        queues: u16,
+        /// The number of descriptors.
+        fds: usize,
+    },
     /// An MTU that no card has.
     #[error("net {id}: mtu {mtu} is not possible: use 68 to 65521")]
     Mtu {
@@ -185,6 +234,14 @@ pub enum ConfigError {
     /// The parent did not leave this descriptor open.
     #[error("net {id}: descriptor {fd} is not open: start vmm with it, without close-on-exec")]
     ClosedFd {
+        /// The network card.
+        id: String,
+        /// The descriptor.
+        fd: RawFd,
+    },
+    /// One descriptor for two queues.
+    #[error("net {id}: descriptor {fd} is named twice: each queue needs its own")]
+    RepeatedFd {
         /// The network card.
         id: String,
         /// The descriptor.

@@ -5,6 +5,7 @@
 //! does not miss (`cache_type`, `show_level`). Relative paths start at the working directory.
 
 mod keys;
+mod limiter;
 
 use std::fs::File;
 use std::io::{self, Read};

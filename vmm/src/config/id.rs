@@ -13,6 +13,8 @@ pub enum Kind {
     Disk,
     /// A network card.
     Net,
+    /// A thread that serves some of them.
+    IoThread,
 }
 
 impl Kind {
@@ -22,6 +24,7 @@ impl Kind {
         match self {
             Self::Disk => "disk",
             Self::Net => "net",
+            Self::IoThread => "iothread",
         }
     }
 }

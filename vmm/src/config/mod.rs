@@ -11,6 +11,8 @@ mod disk;
 mod error;
 mod file;
 mod id;
+mod iothread;
+mod limits;
 mod nearest;
 mod net;
 mod paths;
@@ -32,7 +34,8 @@ pub use disk::{DISK_QUEUES, DiskConfig, DiskEngine, DiskFormat, DiskPlan, SERIAL
 pub use error::ConfigError;
 pub use file::FileError;
 pub use id::{ID_MAX, Kind};
-pub use net::{MTU, NetConfig, NetPlan, NetSource, TAP_NAME_MAX};
+pub use iothread::IoThread;
+pub use net::{MTU, NET_QUEUES, NetConfig, NetPlan, NetSource, TAP_NAME_MAX};
 pub use plan::{LogPlan, MAX_VIRTIO_DEVICES, MEMORY_MAX, MEMORY_MIN, Plan};
 pub use value::{ValueError, parse_duration, parse_mac, parse_size};
 
@@ -83,6 +86,8 @@ pub struct VmConfig {
     pub disks: Vec<DiskConfig>,
     /// The network cards, in order.
     pub nets: Vec<NetConfig>,
+    /// Threads that serve some of these devices.
+    pub iothreads: Vec<IoThread>,
     /// Where the virtio console leads to.
     pub console: Option<ConsoleTarget>,
     /// Where the serial port leads to.
@@ -134,6 +139,7 @@ impl VmConfig {
             memory_bytes: over.memory_bytes.or(self.memory_bytes),
             disks: [self.disks, over.disks].concat(),
             nets: [self.nets, over.nets].concat(),
+            iothreads: [self.iothreads, over.iothreads].concat(),
             console: over.console.or(self.console),
             serial: over.serial.or(self.serial),
             rng: over.rng.or(self.rng),

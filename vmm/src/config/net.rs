@@ -6,10 +6,12 @@ use std::os::fd::RawFd;
 use std::path::Path;
 use std::str::FromStr;
 
+use devices::rate_limiter::Limits;
 use serde::{Serialize, Serializer};
 
 use super::error::ConfigError;
 use super::id::{Ids, Kind};
+use super::limits;
 use super::value::{Part, ValueError, parse_mac, parse_u16, split_list};
 
 /// MTUs that a card can have: from IPv4's smallest to what a tap can have with its 14 bytes of Ethernet header
@@ -18,14 +20,17 @@ pub const MTU: std::ops::RangeInclusive<u16> = 68..=65521;
 /// Bytes of an interface's name (Linux, `IFNAMSIZ` less the NUL).
 pub const TAP_NAME_MAX: usize = 15;
 
+/// Queue pairs of a card: one per vCPU is the most that helps, and each costs descriptors.
+pub const NET_QUEUES: std::ops::RangeInclusive<u16> = 1..=64;
+
 /// Where a card's frames go.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum NetSource {
     /// The tap interface of this name.
     Tap(String),
-    /// A tap that the parent process opened and left to us as this descriptor.
-    Fd(RawFd),
+    /// A tap that the parent process opened and left to us: a descriptor for each of its queues.
+    Fds(Vec<RawFd>),
 }
 
 /// What the user says about a network card.
@@ -39,13 +44,39 @@ pub struct NetConfig {
     pub mtu: Option<u16>,
     /// Its name among the network cards.
     pub id: Option<String>,
+    /// Number of queue pairs.
+    pub queues: Option<u16>,
+    /// What frames towards the guest are limited by.
+    pub rx_limits: Limits,
+    /// What frames from the guest are limited by.
+    pub tx_limits: Limits,
+    /// The thread that serves it.
+    pub iothread: Option<String>,
+}
+
+impl NetConfig {
+    /// A card on `source`, otherwise as usual.
+    #[must_use]
+    pub fn new(source: NetSource) -> Self {
+        Self {
+            source,
+            mac: None,
+            mtu: None,
+            id: None,
+            queues: None,
+            rx_limits: Limits::NONE,
+            tx_limits: Limits::NONE,
+            iothread: None,
+        }
+    }
 }
 
 /// The parts of `--net`, for its errors.
-const FORMS: &str = "tap=NAME, fd=N, mac=MAC, mtu=N, id=ID";
+const FORMS: &str = "tap=NAME, fd=N[:N...], mac=MAC, mtu=N, id=ID, queues=N, bw=RATE, pps=RATE, burst=TIME, iothread=ID";
 const SOURCE: &str = "tap=NAME or fd=N";
 
-/// Reads `tap=NAME|fd=N[,mac=MAC][,mtu=N][,id=ID]`.
+/// Reads `tap=NAME|fd=N[:N...][,mac=MAC][,mtu=N][,id=ID][,queues=N][,bw=RATE][,pps=RATE][,burst=TIME]
+/// [,iothread=ID]`. The limits are for each direction by itself.
 impl FromStr for NetConfig {
     type Err = ValueError;
 
@@ -54,29 +85,38 @@ impl FromStr for NetConfig {
         if text.is_empty() {
             return Err(missing());
         }
-        let (mut source, mut mac, mut mtu, mut id) = (None, None, None, None);
+        let mut source = None;
+        // What it is on is not known before the last part.
+        let mut net = Self::new(NetSource::Fds(Vec::new()));
+        let mut limits = limits::Words::new("pps");
         for part in split_list(text)? {
             match part.key.as_str() {
                 "tap" | "fd" if source.is_some() => {
                     return Err(ValueError::Form { key: part.key, form: SOURCE });
                 }
                 "tap" => source = Some(NetSource::Tap(part.value("tap=NAME")?)),
-                "fd" => source = Some(NetSource::Fd(parse_fd(part)?)),
-                "mac" => mac = Some(parse_mac(&part.value("mac=MAC")?)?),
-                "mtu" => mtu = Some(parse_u16("mtu", &part.value("mtu=N")?)?),
-                "id" => id = Some(part.value("id=ID")?),
+                "fd" => source = Some(NetSource::Fds(parse_fds(part)?)),
+                "mac" => net.mac = Some(parse_mac(&part.value("mac=MAC")?)?),
+                "mtu" => net.mtu = Some(parse_u16("mtu", &part.value("mtu=N")?)?),
+                "id" => net.id = Some(part.value("id=ID")?),
+                "queues" => net.queues = Some(parse_u16("queues", &part.value("queues=N")?)?),
+                "iothread" => net.iothread = Some(part.value("iothread=ID")?),
+                key if limits.has(key) => limits.take(part)?,
                 _ => {
                     return Err(ValueError::UnknownPart { text: part.key, known: FORMS });
                 }
             }
         }
-        Ok(Self { source: source.ok_or_else(missing)?, mac, mtu, id })
+        let limits = limits.limits()?;
+        (net.rx_limits, net.tx_limits) = (limits, limits);
+        Ok(Self { source: source.ok_or_else(missing)?, ..net })
     }
 }
 
-fn parse_fd(part: Part) -> Result<RawFd, ValueError> {
+fn parse_fds(part: Part) -> Result<Vec<RawFd>, ValueError> {
     // More than 65535 descriptors in a process that has just been started are nobody's intention.
-    parse_u16("fd", &part.value("fd=N")?).map(RawFd::from)
+    let numbers = part.value("fd=N")?;
+    numbers.split(':').map(|number| parse_u16("fd", number).map(RawFd::from)).collect()
 }
 
 /// A network card of the machine.
@@ -91,6 +131,16 @@ pub struct NetPlan {
     pub mac: [u8; 6],
     /// The MTU that the guest is told, within [`MTU`].
     pub mtu: Option<u16>,
+    /// Number of queue pairs, within [`NET_QUEUES`]; with descriptors, that of descriptors.
+    pub queues: u16,
+    /// What frames towards the guest are limited by.
+    #[serde(serialize_with = "limits::as_json")]
+    pub rx_limits: Limits,
+    /// What frames from the guest are limited by.
+    #[serde(serialize_with = "limits::as_json")]
+    pub tx_limits: Limits,
+    /// The thread that serves it; the main one without a name.
+    pub iothread: Option<String>,
 }
 
 /// Resolves the network cards of the machine called `machine`.
@@ -100,13 +150,14 @@ pub(super) fn resolve(machine: &str, nets: Vec<NetConfig>) -> Result<Vec<NetPlan
     for net in nets {
         let id = ids.take(net.id);
         check_source(&id, &net.source)?;
+        let queues = queues(&id, net.queues, &net.source)?;
         if let Some(mtu) = net.mtu.filter(|mtu| !MTU.contains(mtu)) {
             return Err(ConfigError::Mtu { id, mtu });
         }
         let mac = net.mac.unwrap_or_else(|| generate_mac(machine, &id, &net.source));
         for other in &plans {
-            if other.source == net.source {
-                let (first, what) = (other.id.clone(), describe(&net.source));
+            if let Some(what) = shared_end(&other.source, &net.source) {
+                let first = other.id.clone();
                 return Err(ConfigError::SharedNet { first, second: id, what });
             }
             if other.mac == mac {
@@ -114,7 +165,16 @@ pub(super) fn resolve(machine: &str, nets: Vec<NetConfig>) -> Result<Vec<NetPlan
                 return Err(ConfigError::SharedMac { first, second: id, mac });
             }
         }
-        plans.push(NetPlan { id, source: net.source, mac, mtu: net.mtu });
+        plans.push(NetPlan {
+            id,
+            source: net.source,
+            mac,
+            mtu: net.mtu,
+            queues,
+            rx_limits: net.rx_limits,
+            tx_limits: net.tx_limits,
+            iothread: net.iothread,
+        });
     }
     Ok(plans)
 }
@@ -129,15 +189,39 @@ fn check_source(id: &str, source: &NetSource) -> Result<(), ConfigError> {
                 return Err(ConfigError::TapName { id: id.to_owned(), name: name.clone() });
             }
         }
-        NetSource::Fd(fd @ ..=2) => {
-            return Err(ConfigError::StandardFd { id: id.to_owned(), fd: *fd });
+        NetSource::Fds(fds) => {
+            for (index, &fd) in fds.iter().enumerate() {
+                let id = || id.to_owned();
+                if fd <= 2 {
+                    return Err(ConfigError::StandardFd { id: id(), fd });
+                }
+                if !is_open(fd) {
+                    return Err(ConfigError::ClosedFd { id: id(), fd });
+                }
+                if fds.iter().take(index).any(|&other| other == fd) {
+                    return Err(ConfigError::RepeatedFd { id: id(), fd });
+                }
+            }
         }
-        NetSource::Fd(fd) if !is_open(*fd) => {
-            return Err(ConfigError::ClosedFd { id: id.to_owned(), fd: *fd });
-        }
-        NetSource::Fd(_) => {}
     }
     Ok(())
+}
+
+/// The number of queue pairs: with descriptors, each is one.
+fn queues(id: &str, said: Option<u16>, source: &NetSource) -> Result<u16, ConfigError> {
+    let queues = match source {
+        NetSource::Tap(_) => usize::from(said.unwrap_or(1)),
+        NetSource::Fds(fds) => match said {
+            Some(queues) if usize::from(queues) != fds.len() => {
+                return Err(ConfigError::FdQueues { id: id.to_owned(), queues, fds: fds.len() });
+            }
+            _ => fds.len(),
+        },
+    };
+    u16::try_from(queues)
+        .ok()
+        .filter(|queues| NET_QUEUES.contains(queues))
+        .ok_or_else(|| ConfigError::NetQueues { id: id.to_owned(), queues })
 }
 
 /// Whether this process has a descriptor `fd`. Without a /proc to look at it is taken as open; using it will
@@ -147,10 +231,16 @@ fn is_open(fd: RawFd) -> bool {
     all.join(fd.to_string()).symlink_metadata().is_ok() || !all.exists()
 }
 
-fn describe(source: &NetSource) -> String {
-    match source {
-        NetSource::Tap(name) => format!("tap {name}"),
-        NetSource::Fd(fd) => format!("descriptor {fd}"),
+/// What two cards both use.
+fn shared_end(one: &NetSource, other: &NetSource) -> Option<String> {
+    match (one, other) {
+        (NetSource::Tap(one), NetSource::Tap(other)) => {
+            (one == other).then(|| format!("tap {one}"))
+        }
+        (NetSource::Fds(one), NetSource::Fds(other)) => {
+            one.iter().find(|fd| other.contains(fd)).map(|fd| format!("descriptor {fd}"))
+        }
+        _ => None,
     }
 }
 
@@ -159,7 +249,7 @@ fn describe(source: &NetSource) -> String {
 fn generate_mac(machine: &str, id: &str, source: &NetSource) -> [u8; 6] {
     let tap = match source {
         NetSource::Tap(name) => name.as_str(),
-        NetSource::Fd(_) => "",
+        NetSource::Fds(_) => "",
     };
     // FNV-1a over 64 bits, with a separator that no name contains.
     let mut hash: u64 = 0xcbf2_9ce4_8422_2325;

@@ -14,8 +14,11 @@ use super::cpu_template::CpuTemplateConfig;
 use super::cpus::Cpus;
 use super::disk::DiskPlan;
 use super::error::ConfigError;
+use super::iothread::IoThread;
 use super::net::NetPlan;
-use super::{BootProtocol, OnReboot, VmConfig, cmdline, console, cpus, disk, id, net, paths};
+use super::{
+    BootProtocol, OnReboot, VmConfig, cmdline, console, cpus, disk, id, iothread, net, paths,
+};
 
 /// Virtio devices of a machine: each has an interrupt line of its own. The I/O APIC leaves 19 lines to
 /// devices; two of them are kept for those that the machine may have by itself.
@@ -61,6 +64,8 @@ pub struct Plan {
     pub disks: Vec<DiskPlan>,
     /// The network cards.
     pub nets: Vec<NetPlan>,
+    /// Threads that serve some of these devices, each at least one.
+    pub iothreads: Vec<IoThread>,
     /// Where the virtio console leads to.
     pub console: ConsoleTarget,
     /// Where the serial port leads to.
@@ -103,6 +108,7 @@ impl Plan {
         let memory_bytes = resolve_memory(config.memory_bytes)?;
         let (disks, root) = disk::resolve(config.disks)?;
         let nets = net::resolve(&id, config.nets)?;
+        let iothreads = iothread::resolve(config.iothreads, &disks, &nets)?;
         let (console, serial) = console::resolve(config.console, config.serial)?;
         let consoles = (&console, &serial);
         let cmdline = cmdline::resolve(config.cmdline, &config.append, consoles, root.as_ref())?;
@@ -120,6 +126,7 @@ impl Plan {
             memory_bytes,
             disks,
             nets,
+            iothreads,
             console,
             serial,
             rng: config.rng.unwrap_or(true),

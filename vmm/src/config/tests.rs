@@ -16,6 +16,7 @@ fn full(tag: u16) -> VmConfig {
         memory_bytes: Some(tag.into()),
         disks: vec![text("disk").parse().unwrap()],
         nets: vec![text("tap=tap").parse().unwrap()],
+        iothreads: vec![text("io").parse().unwrap()],
         console: Some(ConsoleTarget::File(path("console"))),
         serial: Some(ConsoleTarget::File(path("serial"))),
         rng: Some(odd),
@@ -36,6 +37,7 @@ fn values_replace_and_lists_are_appended() {
         append: vec!["append1".to_owned(), "append2".to_owned()],
         disks: [below.disks, over.disks.clone()].concat(),
         nets: [below.nets, over.nets.clone()].concat(),
+        iothreads: [below.iothreads, over.iothreads.clone()].concat(),
         ..over
     };
     assert_eq!(merged, expected);

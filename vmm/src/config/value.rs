@@ -27,6 +27,44 @@ pub enum ValueError {
         /// What was written.
         text: String,
     },
+    /// Not a rate of bytes.
+    #[error(
+        "bw: {text:?} is not a rate: write bytes per second as a whole number above 0 with K, M or G, such as 100M"
+    )]
+    Bandwidth {
+        /// What was written.
+        text: String,
+    },
+    /// Not a rate of operations.
+    #[error(
+        "{what}: {text:?} is not a rate: write a whole number above 0 per second, such as 500 or 5k"
+    )]
+    Ops {
+        /// iops or pps.
+        what: &'static str,
+        /// What was written.
+        text: String,
+    },
+    /// A burst without anything that it could be a burst of.
+    #[error("burst is nothing by itself: give bw or {ops} as well")]
+    LoneBurst {
+        /// iops or pps.
+        ops: &'static str,
+    },
+    /// Not a length of time that makes sense for a burst.
+    #[error(
+        "burst: {text:?} is not possible: write how long a quiet device saves up its rate, from 1ms to 1h, such as 200ms"
+    )]
+    Burst {
+        /// What was written.
+        text: String,
+    },
+    /// Not a list of CPUs.
+    #[error("pin: {text:?} is not a list of CPUs: write numbers and ranges, such as 0:1 or 2-3:6")]
+    CpuList {
+        /// What was written.
+        text: String,
+    },
     /// A size or duration beyond 64 bits.
     #[error("{text:?} is too large")]
     TooLarge {
@@ -151,6 +189,73 @@ pub fn parse_duration(text: &str) -> Result<Duration, ValueError> {
         .checked_mul(millis)
         .map(Duration::from_millis)
         .ok_or_else(|| ValueError::TooLarge { text: text.to_owned() })
+}
+
+/// Reads a rate in bytes per second: a whole number, with K, M or G for powers of 1024.
+pub(super) fn parse_bandwidth(text: &str) -> Result<u64, ValueError> {
+    let malformed = || ValueError::Bandwidth { text: text.to_owned() };
+    let (number, unit) = split_unit(text);
+    let scale = match unit.to_ascii_lowercase().as_str() {
+        "" => 1,
+        "k" | "kib" => 1 << 10,
+        "m" | "mib" => 1 << 20,
+        "g" | "gib" => 1 << 30,
+        _ => return Err(malformed()),
+    };
+    positive(number, scale, malformed, text)
+}
+
+/// Reads a rate in operations per second: a whole number, with k or M for powers of 1000; `what` names it.
+pub(super) fn parse_ops(what: &'static str, text: &str) -> Result<u64, ValueError> {
+    let malformed = || ValueError::Ops { what, text: text.to_owned() };
+    let (number, unit) = split_unit(text);
+    let scale = match unit {
+        "" => 1,
+        "k" | "K" => 1000,
+        "M" => 1_000_000,
+        _ => return Err(malformed()),
+    };
+    positive(number, scale, malformed, text)
+}
+
+fn positive(
+    number: &str,
+    scale: u64,
+    malformed: impl Fn() -> ValueError,
+    text: &str,
+) -> Result<u64, ValueError> {
+    match whole(number, &malformed, text)? {
+        0 => Err(malformed()),
+        number => {
+            number.checked_mul(scale).ok_or_else(|| ValueError::TooLarge { text: text.to_owned() })
+        }
+    }
+}
+
+/// Largest number of a CPU: what Linux can be built for.
+const CPU_MAX: u16 = 8191;
+
+/// Reads CPUs: numbers and ranges, separated by ":", in the order in which they are meant.
+pub(super) fn parse_cpu_list(text: &str) -> Result<Vec<u16>, ValueError> {
+    let malformed = || ValueError::CpuList { text: text.to_owned() };
+    let number = |text: &str| {
+        let number = whole(text, malformed, text).map_err(|_| malformed())?;
+        u16::try_from(number).ok().filter(|&cpu| cpu <= CPU_MAX).ok_or_else(malformed)
+    };
+    let mut cpus = Vec::new();
+    for part in text.split(':') {
+        match part.split_once('-') {
+            None => cpus.push(number(part)?),
+            Some((first, last)) => {
+                let range = number(first)?..=number(last)?;
+                if range.is_empty() {
+                    return Err(malformed());
+                }
+                cpus.extend(range);
+            }
+        }
+    }
+    Ok(cpus)
 }
 
 /// Reads a unicast MAC address: six bytes of two hexadecimal digits, separated by ":" or "-".

@@ -19,6 +19,7 @@ use vmm_sys_util::signal::{Killable, SIGRTMIN, register_signal_handler};
 use super::exit::run_once;
 use super::gate::{Gate, Wish};
 use super::{Buses, VmExit};
+use crate::affinity::CpuSet;
 use crate::boot_trace::{self, Stage};
 use crate::end::{EndReason, Ending};
 use crate::event_loop::LoopHandle;
@@ -51,6 +52,8 @@ pub struct VcpuSetup {
     pub index: u16,
     /// The vCPU, its registers set.
     pub fd: VcpuFd,
+    /// The CPU of the host that it stays on.
+    pub pin: Option<u16>,
     /// The devices it can reach.
     pub buses: Buses,
     /// Where it reports that the machine ended.
@@ -122,7 +125,13 @@ impl VcpuHandle {
 }
 
 fn run(setup: VcpuSetup, gate: &Gate) {
-    let VcpuSetup { mut fd, buses, ending, on, .. } = setup;
+    let VcpuSetup { index, mut fd, pin, buses, ending, on } = setup;
+    if let Some(cpu) = pin
+        && let Err(error) = CpuSet::new(&[cpu]).pin_this_thread()
+    {
+        let what = format!("vcpu {index} cannot be put on CPU {cpu}: {error}");
+        return ending.report(EndReason::HostFailure(what));
+    }
     IMMEDIATE_EXIT.set(&raw mut fd.get_kvm_run().immediate_exit);
     boot_trace::mark(Stage::FirstRun);
     let reason = loop {

@@ -67,8 +67,12 @@ pub enum TapError {
     },
     /// The name belongs to an interface that is no tap, or one with another queue model.
     #[error(
-        "interface `{name}` exists but is not a tap made {} multi_queue",
-        if *.queues > 1 { "with" } else { "without" }
+        "interface `{name}` exists but is not a tap made {}",
+        if *.queues > 1 {
+            "with multi_queue: make it again with `ip tuntap add ... multi_queue`, or take one queue"
+        } else {
+            "without multi_queue: ask for two queues or more, or make it again"
+        }
     )]
     Mismatch {
         /// The interface.

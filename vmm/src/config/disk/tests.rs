@@ -1,3 +1,7 @@
+use std::time::Duration;
+
+use devices::rate_limiter::Rate;
+
 use super::*;
 
 fn read(text: &str) -> DiskConfig {
@@ -15,7 +19,10 @@ fn plan(texts: &[&str]) -> Result<(Vec<DiskPlan>, Option<Root>), String> {
 #[test]
 fn every_part_is_read() {
     assert_eq!(
-        read("a.img,readonly,root,id=x,serial=S 1,format=raw,engine=uring,direct,queues=4"),
+        read(
+            "a.img,readonly,root,id=x,serial=S 1,format=raw,engine=uring,direct,queues=4,\
+             bw=10M,iops=1k,burst=1s,iothread=io0"
+        ),
         DiskConfig {
             path: "a.img".into(),
             read_only: Some(true),
@@ -25,6 +32,11 @@ fn every_part_is_read() {
             engine: Some(DiskEngine::Uring),
             direct: Some(true),
             queues: Some(4),
+            limits: Limits {
+                bandwidth: Rate::new(10 << 20, Duration::from_secs(1), 0),
+                ops: Rate::new(1000, Duration::from_secs(1), 0),
+            },
+            iothread: Some("io0".to_owned()),
             root: Some(true),
             partuuid: None,
         }
@@ -68,12 +80,14 @@ fn every_mistake_has_its_message() {
         (
             "a,read-only",
             "unknown part \"read-only\"; did you mean \"readonly\"?; \
-             known: path=PATH, readonly, root, id=ID, serial=TEXT, format=raw, engine=sync|uring, direct, queues=N",
+             known: path=PATH, readonly, root, id=ID, serial=TEXT, format=raw, engine=sync|uring, direct, queues=N, \
+             bw=RATE, iops=RATE, burst=TIME, iothread=ID",
         ),
         (
             "a,seral=1",
             "unknown part \"seral\"; did you mean \"serial\"?; \
-             known: path=PATH, readonly, root, id=ID, serial=TEXT, format=raw, engine=sync|uring, direct, queues=N",
+             known: path=PATH, readonly, root, id=ID, serial=TEXT, format=raw, engine=sync|uring, direct, queues=N, \
+             bw=RATE, iops=RATE, burst=TIME, iothread=ID",
         ),
         ("a,", "\"a,\" has an empty part: remove the comma, or double it if it belongs to a name"),
     ] {
@@ -93,6 +107,8 @@ fn defaults() {
         engine: DiskEngine::Sync,
         direct: false,
         queues: NonZeroU16::MIN,
+        limits: Limits::NONE,
+        iothread: None,
     };
     assert_eq!(disks, [disk("disk0", "a", false), disk("disk1", "b", true)]);
     assert_eq!(root, Some(Root { partuuid: None, read_only: false }));

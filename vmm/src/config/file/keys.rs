@@ -3,15 +3,17 @@
 //! Top-level keys have dashes, the ones inside have underscores, as in Firecracker's API. Which values make
 //! sense together is the plan's question, not this file's.
 
+use std::os::fd::RawFd;
 use std::path::PathBuf;
 
 use serde::{Deserialize, Deserializer};
 
 use super::FileError;
+use super::limiter::RateLimiter;
 use crate::config::{
     BootProtocol, CmdlineConfig, ConsoleTarget, CpuTemplateConfig, CpusConfig, DiskConfig,
-    DiskEngine, DiskFormat, NetConfig, NetSource, OnReboot, ValueError, VmConfig, parse_duration,
-    parse_level, parse_mac,
+    DiskEngine, DiskFormat, IoThread, NetConfig, NetSource, OnReboot, ValueError, VmConfig,
+    parse_duration, parse_level, parse_mac,
 };
 
 /// The whole file.
@@ -28,6 +30,7 @@ pub(super) struct Root {
     // Our own.
     console: Option<Console>,
     serial: Option<Console>,
+    iothreads: Option<Vec<IoThreadKeys>>,
     id: Option<String>,
     timeout: Option<String>,
     grace: Option<String>,
@@ -64,8 +67,7 @@ struct Drive {
     #[serde(rename = "cache_type")]
     _cache_type: Option<CacheType>,
     io_engine: Option<IoEngine>,
-    #[serde(default)]
-    rate_limiter: Given,
+    rate_limiter: Option<RateLimiter>,
     #[serde(default)]
     socket: Given,
     // Our own.
@@ -73,6 +75,7 @@ struct Drive {
     format: Option<DiskFormat>,
     direct: Option<bool>,
     queues: Option<u16>,
+    iothread: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -100,6 +103,15 @@ struct MachineConfig {
     cores: Option<u16>,
     threads: Option<u16>,
     sockets: Option<u16>,
+    pin: Option<Vec<u16>>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct IoThreadKeys {
+    id: String,
+    #[serde(default)]
+    pin: Vec<u16>,
 }
 
 #[derive(Deserialize)]
@@ -109,12 +121,13 @@ struct NetworkInterface {
     host_dev_name: Option<String>,
     guest_mac: Option<String>,
     mtu: Option<u16>,
-    #[serde(default)]
-    rx_rate_limiter: Given,
-    #[serde(default)]
-    tx_rate_limiter: Given,
+    rx_rate_limiter: Option<RateLimiter>,
+    tx_rate_limiter: Option<RateLimiter>,
     // Our own.
     fd: Option<u16>,
+    fds: Option<Vec<u16>>,
+    queues: Option<u16>,
+    iothread: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -195,6 +208,9 @@ impl Root {
         for (index, net) in self.network_interfaces.into_iter().flatten().enumerate() {
             config.nets.push(net.into_net(&format!("network-interfaces[{index}]"))?);
         }
+        let threads = self.iothreads.into_iter().flatten();
+        config.iothreads =
+            threads.map(|thread| IoThread { id: thread.id, pin: thread.pin }).collect();
         if let Some(entropy) = self.entropy {
             unsupported(entropy.rate_limiter.0, "entropy.rate_limiter", RATE_LIMITER)?;
             config.rng = Some(entropy.enabled.unwrap_or(true));
@@ -216,7 +232,7 @@ impl Root {
     }
 }
 
-const RATE_LIMITER: &str = "there are no rate limiters; remove the key";
+const RATE_LIMITER: &str = "the entropy device has no limits; remove the key";
 
 impl BootSource {
     fn put_into(self, config: &mut VmConfig) {
@@ -254,19 +270,21 @@ impl MachineConfig {
 
     fn cpus(&self) -> Option<CpusConfig> {
         let any = [self.vcpu_count, self.cores, self.threads, self.sockets];
-        any.iter().flatten().next()?;
+        if self.pin.is_none() && any == [None; 4] {
+            return None;
+        }
         let count = self.vcpu_count.unwrap_or(1);
         // With smt, two threads share a core; a single one has it for itself.
         let smt = (self.smt == Some(true) && count > 1).then_some(2);
         let (cores, sockets) = (self.cores, self.sockets);
-        Some(CpusConfig { count, cores, threads: self.threads.or(smt), sockets })
+        let pin = self.pin.clone().unwrap_or_default();
+        Some(CpusConfig { count, cores, threads: self.threads.or(smt), sockets, pin })
     }
 }
 
 impl Drive {
     fn into_disk(self, place: &str) -> Result<DiskConfig, FileError> {
         let key = |name: &str| format!("{place}.{name}");
-        unsupported(self.rate_limiter.0, key("rate_limiter"), RATE_LIMITER)?;
         unsupported(self.socket.0, key("socket"), "there are no vhost-user disks")?;
         let engine = self.io_engine.map(|engine| match engine {
             IoEngine::Sync => DiskEngine::Sync,
@@ -285,6 +303,8 @@ impl Drive {
             engine,
             direct: self.direct,
             queues: self.queues,
+            limits: self.rate_limiter.unwrap_or_default().limits(),
+            iothread: self.iothread,
             root: self.is_root_device,
             partuuid: self.partuuid,
         })
@@ -294,19 +314,28 @@ impl Drive {
 impl NetworkInterface {
     fn into_net(self, place: &str) -> Result<NetConfig, FileError> {
         let key = |name: &str| format!("{place}.{name}");
-        unsupported(self.rx_rate_limiter.0, key("rx_rate_limiter"), RATE_LIMITER)?;
-        unsupported(self.tx_rate_limiter.0, key("tx_rate_limiter"), RATE_LIMITER)?;
-        let source = match (self.host_dev_name, self.fd) {
-            (Some(name), None) => NetSource::Tap(name),
-            (None, Some(fd)) => NetSource::Fd(fd.into()),
+        let inherited = |fds: Vec<u16>| NetSource::Fds(fds.into_iter().map(RawFd::from).collect());
+        let source = match (self.host_dev_name, self.fd, self.fds) {
+            (Some(name), None, None) => NetSource::Tap(name),
+            (None, Some(fd), None) => inherited(vec![fd]),
+            (None, None, Some(fds)) => inherited(fds),
             _ => {
-                let what = "say where it leads to: either host_dev_name or fd";
+                let what = "say where it leads to: either host_dev_name, fd or fds";
                 return Err(FileError::Keys { key: place.to_owned(), what });
             }
         };
         let mac = self.guest_mac.map(|text| parse_mac(&text)).transpose();
         let mac = mac.map_err(|source| value(key("guest_mac"), source))?;
-        Ok(NetConfig { source, mac, mtu: self.mtu, id: self.iface_id })
+        Ok(NetConfig {
+            mac,
+            mtu: self.mtu,
+            id: self.iface_id,
+            queues: self.queues,
+            rx_limits: self.rx_rate_limiter.unwrap_or_default().limits(),
+            tx_limits: self.tx_rate_limiter.unwrap_or_default().limits(),
+            iothread: self.iothread,
+            ..NetConfig::new(source)
+        })
     }
 }
 

@@ -3,6 +3,7 @@ use crate::config::{
     BootProtocol, CmdlineConfig, ConsoleTarget, CpusConfig, DiskConfig, DiskEngine, DiskFormat,
     NetConfig, NetSource, OnReboot,
 };
+use devices::rate_limiter::{Limits, Rate};
 use log::LevelFilter;
 use std::time::Duration;
 
@@ -85,10 +86,9 @@ fn a_firecracker_file_is_read_whole() {
         cpus: Some(CpusConfig::new(2)),
         memory_bytes: Some(1 << 30),
         nets: vec![NetConfig {
-            source: NetSource::Tap("tap0".to_owned()),
             mac: Some([0x06, 0, 0xac, 0x10, 0, 2]),
-            mtu: None,
             id: Some("eth0".to_owned()),
+            ..NetConfig::new(NetSource::Tap("tap0".to_owned()))
         }],
         log_path: Some("fc.log".into()),
         level: Some(LevelFilter::Warn),
@@ -107,9 +107,13 @@ fn our_own_keys_say_what_the_flags_can_say() {
         "append_args": ["a", "b"],
         "protocol": "pvh"
       },
-      "drives": [{ "path_on_host": "d", "is_read_only": true, "serial": "S", "format": "raw", "io_engine": "Async", "direct": true, "queues": 2 }],
-      "machine-config": { "vcpu_count": 8, "cores": 2, "threads": 2, "sockets": 2 },
-      "network-interfaces": [{ "fd": 7, "mtu": 1400 }],
+      "drives": [{ "path_on_host": "d", "is_read_only": true, "serial": "S", "format": "raw", "io_engine": "Async", "direct": true, "queues": 2, "iothread": "a" }],
+      "machine-config": { "vcpu_count": 8, "cores": 2, "threads": 2, "sockets": 2, "pin": [0, 1, 0, 1, 0, 1, 0, 1] },
+      "network-interfaces": [
+        { "fd": 7, "mtu": 1400 },
+        { "fds": [8, 9], "queues": 2, "iothread": "b" }
+      ],
+      "iothreads": [{ "id": "a" }, { "id": "b", "pin": [2, 3] }],
       "entropy": { "enabled": false },
       "console": { "type": "socket", "path": "c" },
       "serial": { "type": "file", "path": "s" },
@@ -131,10 +135,25 @@ fn our_own_keys_say_what_the_flags_can_say() {
             engine: Some(DiskEngine::Uring),
             direct: Some(true),
             queues: Some(2),
+            iothread: Some("a".to_owned()),
             ..DiskConfig::default()
         }],
-        cpus: Some(CpusConfig { count: 8, cores: Some(2), threads: Some(2), sockets: Some(2) }),
-        nets: vec![NetConfig { source: NetSource::Fd(7), mac: None, mtu: Some(1400), id: None }],
+        cpus: Some(CpusConfig {
+            cores: Some(2),
+            threads: Some(2),
+            sockets: Some(2),
+            pin: vec![0, 1, 0, 1, 0, 1, 0, 1],
+            ..CpusConfig::new(8)
+        }),
+        nets: vec![
+            NetConfig { mtu: Some(1400), ..NetConfig::new(NetSource::Fds(vec![7])) },
+            NetConfig {
+                queues: Some(2),
+                iothread: Some("b".to_owned()),
+                ..NetConfig::new(NetSource::Fds(vec![8, 9]))
+            },
+        ],
+        iothreads: vec!["a".parse().unwrap(), "b,pin=2-3".parse().unwrap()],
         rng: Some(false),
         console: Some(ConsoleTarget::Socket("c".into())),
         serial: Some(ConsoleTarget::File("s".into())),
@@ -161,17 +180,8 @@ fn what_does_not_exist_here_is_refused_by_name() {
         (r#"{"machine-config": {"huge_pages": "2M"}}"#, "machine-config.huge_pages"),
         (r#"{"machine-config": {"track_dirty_pages": true}}"#, "machine-config.track_dirty_pages"),
         (
-            r#"{"drives": [{"path_on_host": "a"}, {"path_on_host": "b", "rate_limiter": {}}]}"#,
-            "drives[1].rate_limiter",
-        ),
-        (r#"{"drives": [{"socket": "s"}]}"#, "drives[0].socket"),
-        (
-            r#"{"network-interfaces": [{"rx_rate_limiter": {"ops": null}}]}"#,
-            "network-interfaces[0].rx_rate_limiter",
-        ),
-        (
-            r#"{"network-interfaces": [{"tx_rate_limiter": {"ops": null}}]}"#,
-            "network-interfaces[0].tx_rate_limiter",
+            r#"{"drives": [{"path_on_host": "a"}, {"path_on_host": "b", "socket": "s"}]}"#,
+            "drives[1].socket",
         ),
         (r#"{"entropy": {"rate_limiter": {}}}"#, "entropy.rate_limiter"),
         (r#"{"logger": {"module": "m"}}"#, "logger.module"),
@@ -291,5 +301,44 @@ fn a_configuration_is_an_object() {
     for text in ["[]", " [1]", "7", "\"x\"", "null"] {
         let message = parse(text.as_bytes()).unwrap_err().to_string();
         assert_eq!(message, "line 1, column 1: a configuration is an object, in braces", "{text}");
+    }
+}
+
+#[test]
+fn rate_limiters_are_firecrackers_buckets() {
+    let text = r#"{
+      "drives": [
+        { "path_on_host": "a", "rate_limiter": {
+            "bandwidth": { "size": 1000, "one_time_burst": 50, "refill_time": 100 },
+            "ops": { "size": 5, "refill_time": 1000 } } },
+        { "path_on_host": "b", "rate_limiter": { "bandwidth": null } },
+        { "path_on_host": "c", "rate_limiter": {
+            "bandwidth": { "size": 0, "refill_time": 100 },
+            "ops": { "size": 5, "refill_time": 0 } } }
+      ],
+      "network-interfaces": [{ "host_dev_name": "t",
+        "rx_rate_limiter": { "ops": { "size": 1, "one_time_burst": null, "refill_time": 2 } },
+        "tx_rate_limiter": { "bandwidth": { "size": 18446744073709551615,
+            "one_time_burst": 18446744073709551615, "refill_time": 18446744073709551615 } } }]
+    }"#;
+    let config = parse(text.as_bytes()).unwrap();
+    let rate =
+        |size, milliseconds, burst| Rate::new(size, Duration::from_millis(milliseconds), burst);
+    let limits: Vec<_> = config.disks.iter().map(|disk| disk.limits).collect();
+    let both = Limits { bandwidth: rate(1000, 100, 50), ops: rate(5, 1000, 0) };
+    assert_eq!(limits, [both, Limits::NONE, Limits::NONE]);
+    let [net] = &config.nets[..] else { panic!("one net") };
+    assert_eq!(net.rx_limits, Limits { bandwidth: None, ops: rate(1, 2, 0) });
+    assert_eq!(net.tx_limits, Limits { bandwidth: rate(u64::MAX, u64::MAX, u64::MAX), ops: None });
+
+    for (bucket, message) in [
+        (r#"{ "size": 1 }"#, "missing field `refill_time`"),
+        (r#"{ "refill_time": 1 }"#, "missing field `size`"),
+        (r#"{ "size": -1, "refill_time": 1 }"#, "drives[0].rate_limiter.ops.size: invalid value"),
+        (r#"{ "size": 1, "refil_time": 1 }"#, "did you mean `refill_time`?"),
+    ] {
+        let drive = format!(r#"{{ "path_on_host": "a", "rate_limiter": {{ "ops": {bucket} }} }}"#);
+        let refusal = refusal(&format!(r#"{{ "drives": [{drive}] }}"#));
+        assert!(refusal.contains(message), "{refusal}");
     }
 }

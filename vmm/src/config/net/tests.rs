@@ -1,10 +1,13 @@
 use std::fs::File;
 use std::os::fd::AsRawFd;
+use std::time::Duration;
+
+use devices::rate_limiter::Rate;
 
 use super::*;
 
 fn tap(name: &str) -> NetConfig {
-    NetConfig { source: NetSource::Tap(name.to_owned()), mac: None, mtu: None, id: None }
+    NetConfig::new(NetSource::Tap(name.to_owned()))
 }
 
 fn refusal(nets: Vec<NetConfig>) -> String {
@@ -17,12 +20,24 @@ fn every_part_is_read() {
     assert_eq!(
         "fd=9,mac=02:00:00:00:00:01,mtu=1400,id=lan".parse(),
         Ok(NetConfig {
-            source: NetSource::Fd(9),
             mac: Some([2, 0, 0, 0, 0, 1]),
             mtu: Some(1400),
             id: Some("lan".to_owned()),
+            ..NetConfig::new(NetSource::Fds(vec![9]))
         })
     );
+    let limits = Limits { bandwidth: Rate::new(1 << 20, Duration::from_millis(100), 0), ops: None };
+    assert_eq!(
+        "tap=t,queues=4,bw=10M,iothread=io0".parse(),
+        Ok(NetConfig {
+            queues: Some(4),
+            rx_limits: limits,
+            tx_limits: limits,
+            iothread: Some("io0".to_owned()),
+            ..tap("t")
+        })
+    );
+    assert_eq!("fd=5:6".parse(), Ok(NetConfig::new(NetSource::Fds(vec![5, 6]))));
 }
 
 #[test]
@@ -40,8 +55,15 @@ fn every_mistake_has_its_message() {
         (
             "tap0",
             "unknown part \"tap0\"; did you mean \"tap\"?; \
-             known: tap=NAME, fd=N, mac=MAC, mtu=N, id=ID",
+             known: tap=NAME, fd=N[:N...], mac=MAC, mtu=N, id=ID, queues=N, bw=RATE, pps=RATE, \
+             burst=TIME, iothread=ID",
         ),
+        ("fd=3:", "fd: \"\" is not a whole number from 0 to 65535"),
+        (
+            "tap=a,pps=0",
+            "pps: \"0\" is not a rate: write a whole number above 0 per second, such as 500 or 5k",
+        ),
+        ("tap=a,burst=1s", "burst is nothing by itself: give bw or pps as well"),
     ] {
         assert_eq!(text.parse::<NetConfig>().unwrap_err().to_string(), message, "{text}");
     }
@@ -71,14 +93,42 @@ fn tap_names_are_the_kernels() {
 #[test]
 fn descriptors_must_be_open_and_not_the_terminals() {
     let file = File::open("/dev/null").unwrap();
-    let with = |fd| NetConfig { source: NetSource::Fd(fd), ..tap("") };
+    let with = |fd| NetConfig::new(NetSource::Fds(vec![fd]));
     let plans = resolve("vm", vec![with(file.as_raw_fd())]).unwrap();
-    assert_eq!(plans[0].source, NetSource::Fd(file.as_raw_fd()));
+    assert_eq!(plans[0].source, NetSource::Fds(vec![file.as_raw_fd()]));
+    assert_eq!(plans[0].queues, 1);
     for fd in 0..=2 {
         assert!(refusal(vec![with(fd)]).contains("pass the tap as 3 or higher"));
     }
     // Above the limit of descriptors that a test process has.
     assert!(refusal(vec![with(65000)]).contains("is not open"));
+}
+
+#[test]
+fn queues_are_counted() {
+    let files = [File::open("/dev/null").unwrap(), File::open("/dev/null").unwrap()];
+    let fds: Vec<_> = files.iter().map(|file| file.as_raw_fd()).collect();
+    let (tap, on) = (tap("a"), NetConfig::new(NetSource::Fds(fds.clone())));
+    let with = |net: &NetConfig, queues| NetConfig { queues, ..net.clone() };
+    let planned = |net| resolve("vm", vec![net]).unwrap()[0].queues;
+    assert_eq!([None, Some(1), Some(64)].map(|said| planned(with(&tap, said))), [1, 1, 64]);
+    assert_eq!([None, Some(2)].map(|said| planned(with(&on, said))), [2, 2]);
+    for queues in [0, 65] {
+        let message = refusal(vec![with(&tap, Some(queues))]);
+        assert_eq!(message, format!("net net0: {queues} queues are not possible: use 1 to 64"));
+    }
+    assert_eq!(
+        refusal(vec![with(&on, Some(3))]),
+        "net net0: 3 queues and 2 descriptors do not fit: leave out queues=, each descriptor is one"
+    );
+    let [first, second] = fds[..] else { panic!("two files") };
+    let twice = NetConfig::new(NetSource::Fds(vec![first, first]));
+    assert!(refusal(vec![twice]).ends_with("is named twice: each queue needs its own"));
+    let shared = [vec![first], vec![second, first]].map(|fds| NetConfig::new(NetSource::Fds(fds)));
+    assert_eq!(
+        refusal(shared.to_vec()),
+        format!("net net0 and net net1 both use descriptor {first}: give each its own")
+    );
 }
 
 #[test]

@@ -19,18 +19,22 @@ fn disks(count: usize) -> Vec<DiskConfig> {
 #[test]
 fn the_plan_as_json() {
     let tap = File::open("/dev/null").unwrap();
-    let fd = NetSource::Fd(tap.as_raw_fd());
+    let fd = NetSource::Fds(vec![tap.as_raw_fd()]);
     let config = VmConfig {
         initrd: Some("initrd".into()),
         boot: Some(BootProtocol::Pvh),
         cmdline: Some(super::super::CmdlineConfig::Exact("a".to_owned())),
         append: vec!["b".to_owned()],
-        cpus: Some("4,threads=2".parse().unwrap()),
+        cpus: Some("4,threads=2,pin=4-7".parse().unwrap()),
         memory_bytes: Some(1 << 30),
-        disks: vec!["r.img,readonly".parse().unwrap(), "d.img,id=data,serial=S".parse().unwrap()],
+        disks: vec![
+            "r.img,readonly".parse().unwrap(),
+            "d.img,id=data,serial=S,iops=5k,iothread=io0".parse().unwrap(),
+        ],
+        iothreads: vec!["io0,pin=1-2".parse().unwrap()],
         nets: vec![
             "tap=tap0,mac=02:00:00:00:00:01,mtu=1400".parse().unwrap(),
-            NetConfig { source: fd, mac: Some([2; 6]), mtu: None, id: Some("lan".to_owned()) },
+            NetConfig { mac: Some([2; 6]), id: Some("lan".to_owned()), ..NetConfig::new(fd) },
         ],
         console: Some(ConsoleTarget::Socket("/run/c.sock".into())),
         serial: Some(ConsoleTarget::File("serial.log".into())),
@@ -45,6 +49,10 @@ fn the_plan_as_json() {
     };
     let json: serde_json::Value =
         serde_json::from_str(&Plan::resolve(config).unwrap().json()).unwrap();
+    let unlimited = serde_json::json!({ "bandwidth": null, "ops": null });
+    let bucket =
+        serde_json::json!({ "size": 500, "one_time_burst": 0, "refill_time_ns": 100_000_000 });
+    let limited = serde_json::json!({ "bandwidth": null, "ops": bucket });
     let expected = serde_json::json!({
         "id": "box",
         "kernel": "bzImage",
@@ -52,11 +60,11 @@ fn the_plan_as_json() {
         "boot": "pvh",
         "cmdline": "a b",
         "cpu_template": null,
-            "cpus": { "count": 4, "cores": 2, "threads": 2, "sockets": 1 },
+        "cpus": { "count": 4, "cores": 2, "threads": 2, "sockets": 1, "pin": [4, 5, 6, 7] },
         "memory_bytes": 1_073_741_824,
         "disks": [
-            { "id": "disk0", "path": "r.img", "read_only": true, "serial": "disk0", "format": "raw", "engine": "sync", "direct": false, "queues": 1 },
-            { "id": "data", "path": "d.img", "read_only": false, "serial": "S", "format": "raw", "engine": "sync", "direct": false, "queues": 1 },
+            { "id": "disk0", "path": "r.img", "read_only": true, "serial": "disk0", "format": "raw", "engine": "sync", "direct": false, "queues": 1, "limits": unlimited, "iothread": null },
+            { "id": "data", "path": "d.img", "read_only": false, "serial": "S", "format": "raw", "engine": "sync", "direct": false, "queues": 1, "limits": limited, "iothread": "io0" },
         ],
         "nets": [
             {
@@ -64,14 +72,23 @@ fn the_plan_as_json() {
                 "source": { "tap": "tap0" },
                 "mac": "02:00:00:00:00:01",
                 "mtu": 1400,
+                "queues": 1,
+                "rx_limits": unlimited,
+                "tx_limits": unlimited,
+                "iothread": null,
             },
             {
                 "id": "lan",
-                "source": { "fd": tap.as_raw_fd() },
+                "source": { "fds": [tap.as_raw_fd()] },
                 "mac": "02:02:02:02:02:02",
                 "mtu": null,
+                "queues": 1,
+                "rx_limits": unlimited,
+                "tx_limits": unlimited,
+                "iothread": null,
             },
         ],
+        "iothreads": [{ "id": "io0", "pin": [1, 2] }],
         "console": { "type": "socket", "path": "/run/c.sock" },
         "serial": { "type": "file", "path": "serial.log" },
         "rng": false,
