@@ -93,6 +93,7 @@ pub fn interface_counter(interface: &str, counter: &str) -> u64 {
 /// A tap that outlives its users, removed on drop.
 pub struct Tap {
     name: &'static str,
+    flags: libc::c_int,
     device: File,
 }
 
@@ -101,16 +102,34 @@ impl Tap {
     #[must_use]
     pub fn new(name: &'static str) -> Self {
         let tap = Self::without_address(name);
-        set_address(name, HOST, PREFIX).unwrap_or_else(|e| panic!("address of {name}: {e}"));
-        set_up(name).unwrap_or_else(|e| panic!("{name}: {e}"));
+        tap.join();
+        tap
+    }
+
+    /// The same, for several queues.
+    #[must_use]
+    pub fn with_queues(name: &'static str) -> Self {
+        let tap = Self::made(name, libc::IFF_MULTI_QUEUE);
+        tap.join();
         tap
     }
 
     /// The tap `name`, down.
     #[must_use]
     pub fn without_address(name: &'static str) -> Self {
-        let device = make_tap(name).unwrap_or_else(|e| panic!("tap {name}: {e}"));
-        Self { name, device }
+        Self::made(name, 0)
+    }
+
+    fn made(name: &'static str, flags: libc::c_int) -> Self {
+        let device = make_tap(name, flags).unwrap_or_else(|e| panic!("tap {name}: {e}"));
+        Self { name, flags, device }
+    }
+
+    /// Gives it the address [`HOST`] and brings it up.
+    fn join(&self) {
+        let name = self.name;
+        set_address(name, HOST, PREFIX).unwrap_or_else(|e| panic!("address of {name}: {e}"));
+        set_up(name).unwrap_or_else(|e| panic!("{name}: {e}"));
     }
 
     /// Changes the longest frame.
@@ -143,7 +162,7 @@ impl Tap {
 impl Drop for Tap {
     fn drop(&mut self) {
         // Opened again, because the descriptor that made it was closed for vmm to take its place.
-        let attached = attach(&self.device, self.name);
+        let attached = attach(&self.device, self.name, self.flags);
         if attached.is_ok() {
             // SAFETY: the request takes a number. It fails only when the tap is gone already.
             unsafe { libc::ioctl(self.device.as_raw_fd(), TUNSETPERSIST, 0) };
@@ -253,19 +272,19 @@ fn own_namespace() -> io::Result<()> {
     check(unsafe { libc::unshare(libc::CLONE_NEWNET) })
 }
 
-fn make_tap(name: &str) -> io::Result<File> {
+fn make_tap(name: &str, flags: libc::c_int) -> io::Result<File> {
     let open = || File::options().read(true).write(true).open("/dev/net/tun");
     let device = open()?;
-    attach(&device, name)?;
+    attach(&device, name, flags)?;
     // SAFETY: the request takes a number.
     check(unsafe { libc::ioctl(device.as_raw_fd(), TUNSETPERSIST, 1) })?;
     // A tap has one user; this descriptor is closed here, a fresh one is kept to remove the tap.
     open()
 }
 
-fn attach(device: &File, name: &str) -> io::Result<()> {
+fn attach(device: &File, name: &str, more: libc::c_int) -> io::Result<()> {
     let mut request = request(name);
-    let flags = libc::IFF_TAP | libc::IFF_NO_PI | libc::IFF_VNET_HDR;
+    let flags = libc::IFF_TAP | libc::IFF_NO_PI | libc::IFF_VNET_HDR | more;
     request.ifr_ifru.ifru_flags = flags as libc::c_short;
     // SAFETY: the request reads and fills an ifreq.
     check(unsafe { libc::ioctl(device.as_raw_fd(), TUNSETIFF, &raw mut request) })
@@ -286,7 +305,11 @@ fn set_address(name: &str, address: Ipv4Addr, prefix: u8) -> io::Result<()> {
     Ok(())
 }
 
-fn set_up(name: &str) -> io::Result<()> {
+/// Brings an interface of this thread's network up.
+///
+/// # Errors
+/// When there is no such interface.
+pub fn set_up(name: &str) -> io::Result<()> {
     let mut request = request(name);
     request.ifr_ifru.ifru_flags = (libc::IFF_UP | libc::IFF_RUNNING) as libc::c_short;
     interface_ioctl(libc::SIOCSIFFLAGS, &mut request)

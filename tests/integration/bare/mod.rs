@@ -6,6 +6,7 @@ mod budgets;
 mod chains;
 mod devices;
 mod ends;
+mod io;
 mod leaks;
 mod ports;
 mod registers;
@@ -26,6 +27,8 @@ pub fn tests() -> Vec<Trial> {
         terminal::tests(),
         devices::tests(),
         devices::network_tests(),
+        io::tests(),
+        io::network_tests(),
         registers::tests(),
         rings::tests(),
         chains::tests(),

@@ -10,6 +10,7 @@ use super::scaled;
 
 crate::suite::tests! { "linux::block" needs &[Need::LinuxKvm, Need::Guest];
     three_disks,
+    disk_with_queues_and_limits_on_a_thread,
     fsync_survives_the_death_of_vmm,
 }
 
@@ -47,6 +48,22 @@ fn three_disks() {
     assert_eq!(guest.shell("head -c 65536 /dev/vdb | tr -d '\\0' | wc -c"), "0");
     guest.power_off();
     assert_eq!(fs::read(read_only).unwrap(), contents);
+}
+
+fn disk_with_queues_and_limits_on_a_thread() {
+    let scratch = Scratch::new();
+    let contents = noise(scaled(16 << 20));
+    let disk = scratch.file("disk", &contents);
+    let options = ",engine=uring,queues=2,bw=64M,iops=2k,burst=50ms,iothread=io0";
+    let vmm = Vmm::linux().args(["--cpus", "2", "--iothread", "io0"]);
+    let mut guest = vmm.disk(&disk, options).spawn().booted();
+    assert_eq!(guest.shell("ls /sys/block/vda/mq | wc -l"), "2");
+    assert_eq!(guest.shell("md5sum </dev/vda"), format!("{}  -", md5(&contents)));
+    guest.shell("dd if=/dev/zero of=/dev/vda bs=4k count=256 conv=fsync 2>/dev/null");
+    let written = fs::read(&disk).unwrap();
+    assert!(written[..1 << 20].iter().all(|&byte| byte == 0), "what was written");
+    assert!(written[1 << 20..] == contents[1 << 20..], "the rest");
+    guest.power_off();
 }
 
 fn fsync_survives_the_death_of_vmm() {

@@ -17,6 +17,7 @@ pub fn tests() -> Vec<Trial> {
     vec![
         own("linux::net::both_ways", both_ways),
         own("linux::net::jumbo_frames", jumbo_frames),
+        own("linux::net::two_queues_with_limits_on_a_thread", two_queues_with_limits_on_a_thread),
         own("linux::net::tap_made_by_vmm_is_gone_afterwards", tap_made_by_vmm),
     ]
 }
@@ -31,8 +32,28 @@ fn both_ways() {
     let mut guest = guest_on("tap=tap0,mac=02:00:00:00:00:42");
     assert_eq!(guest.shell("cat /sys/class/net/eth0/address"), "02:00:00:00:00:42");
     guest.shell(&format!("ping -c 2 {HOST}"));
+    transfer(&mut guest, scaled(64 << 20));
+    guest.power_off();
+}
 
-    let data = noise(scaled(64 << 20));
+fn two_queues_with_limits_on_a_thread() {
+    let _tap = Tap::with_queues("tap0");
+    let address = format!("vmm.ip={GUEST}/{PREFIX}");
+    let net = "tap=tap0,queues=2,bw=256M,pps=1M,iothread=net";
+    let vmm = Vmm::linux().args(["--cpus", "2", "--append", &address]);
+    let mut guest = vmm.args(["--net", net, "--iothread", "net"]).spawn().booted();
+    for direction in ["rx", "tx"] {
+        let count = format!("ls -d /sys/class/net/eth0/queues/{direction}-* | wc -l");
+        assert_eq!(guest.shell(&count), "2", "{direction}");
+    }
+    guest.shell(&format!("ping -c 2 {HOST}"));
+    transfer(&mut guest, scaled(16 << 20));
+    guest.power_off();
+}
+
+/// Sends `len` bytes to the guest, and as many back.
+fn transfer(guest: &mut Machine, len: usize) {
+    let data = noise(len);
     let peer = Peer::sending(data.clone());
     let sum = guest.shell(&format!("nc {HOST} {} </dev/null | md5sum", peer.port));
     peer.finish();
@@ -45,7 +66,6 @@ fn both_ways() {
     let received = peer.finish();
     let sum = guest.shell("md5sum </tmp/data");
     assert_eq!(sum, format!("{}  -", md5(&received)), "guest to host");
-    guest.power_off();
 }
 
 fn jumbo_frames() {
