@@ -185,7 +185,7 @@ pub fn build(plan: &Plan, around: &Persistent<'_>) -> Result<Microvm, BuildError
     boot_trace::mark(Stage::KvmOpen);
     let topology = topology(plan, &kvm)?;
     let template = cpu_template(plan, &kvm)?;
-    let memory = memory::reserve(plan.memory_bytes)?;
+    let memory = memory::reserve(plan.memory_bytes, plan.backing)?;
     let vm = Vm::new(&kvm, memory.clone())?;
     boot_trace::mark(Stage::Memory);
 

@@ -20,8 +20,8 @@ pub use usage::UsageError;
 
 use crate::config::{
     BootProtocol, CmdlineConfig, ConfigError, ConsoleTarget, CpuTemplateConfig, CpusConfig,
-    DiskConfig, IoThread, NetConfig, OnReboot, Plan, VmConfig, parse_duration, parse_level,
-    parse_size,
+    DiskConfig, IoThread, MemoryConfig, NetConfig, OnReboot, Plan, VmConfig, parse_duration,
+    parse_level,
 };
 
 /// What the user wants of this process.
@@ -173,11 +173,13 @@ struct MachineArgs {
     /// Changes to what the vCPUs tell about themselves, as JSON (Firecracker's cpu-config)
     #[arg(long, value_name = "PATH")]
     cpu_template: Option<PathBuf>,
-    /// Guest memory, such as 512M or 2G [default: 512M]
+    /// Guest memory: SIZE[,hugepages=2M|1G|thp|off][,prefault][,shared] [default: 512M]
     ///
-    /// K, M, G and T are powers of 1024; a plain number is MiB. At least 32M.
-    #[arg(long, value_name = "SIZE", value_parser = parse_size)]
-    memory: Option<u64>,
+    /// K, M, G and T are powers of 1024; a plain number is MiB. At least 32M. 2M and 1G are pages that the host has
+    /// reserved, thp asks for transparent ones. prefault takes all of it at the start; shared makes it a file
+    /// without a name, for a process that serves a device.
+    #[arg(long, value_name = "SIZE")]
+    memory: Option<MemoryConfig>,
     /// Name of the machine in log lines; also goes into generated MAC addresses [default: vm]
     #[arg(long, value_name = "ID")]
     id: Option<String>,
@@ -294,7 +296,8 @@ impl Args {
                 append: boot.append,
                 cpus: machine.cpus,
                 cpu_template: machine.cpu_template.map(CpuTemplateConfig::File),
-                memory_bytes: machine.memory,
+                memory_bytes: machine.memory.map(|memory| memory.bytes),
+                backing: machine.memory.and_then(|memory| memory.backing),
                 disks: devices.disk,
                 nets: devices.net,
                 iothreads: devices.iothread,

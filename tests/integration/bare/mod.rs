@@ -8,6 +8,7 @@ mod devices;
 mod ends;
 mod io;
 mod leaks;
+mod memory;
 mod ports;
 mod registers;
 mod rings;
@@ -23,6 +24,7 @@ pub fn tests() -> Vec<Trial> {
         budgets::tests(),
         ends::tests(),
         leaks::tests(),
+        memory::tests(),
         ports::tests(),
         terminal::tests(),
         devices::tests(),

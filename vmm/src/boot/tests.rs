@@ -3,10 +3,15 @@ use std::fs;
 use vm_memory::{Bytes, GuestAddress};
 
 use super::*;
-use crate::memory::reserve;
+use crate::config::Backing;
+use crate::memory;
 use crate::test_dir::TestDir;
 
 const MIB: u64 = 1 << 20;
+
+fn reserve(bytes: u64) -> Result<GuestMemory, memory::MemoryError> {
+    memory::reserve(bytes, Backing::default())
+}
 
 /// A small ELF file: one segment at `address`, optionally a PVH note.
 struct ElfFile {

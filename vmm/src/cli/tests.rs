@@ -2,7 +2,7 @@ use std::io::Write as _;
 use std::os::unix::ffi::OsStringExt;
 
 use super::*;
-use crate::config::{DiskFormat, NetSource};
+use crate::config::{Backing, DiskFormat, NetSource};
 use crate::exit_code;
 
 fn request(words: &[&str]) -> Result<Request, UsageError> {
@@ -77,6 +77,14 @@ fn every_flag_says_one_thing() {
         ("--cpus 2", VmConfig { cpus: Some(CpusConfig::new(2)), ..none.clone() }),
         ("--memory 1G", VmConfig { memory_bytes: Some(1 << 30), ..none.clone() }),
         ("--memory 64", VmConfig { memory_bytes: Some(64 << 20), ..none.clone() }),
+        (
+            "--memory 64,shared",
+            VmConfig {
+                memory_bytes: Some(64 << 20),
+                backing: Some(Backing { shared: true, ..Backing::default() }),
+                ..none.clone()
+            },
+        ),
         ("--disk a --disk b", VmConfig { disks: vec![disk("a"), disk("b")], ..none.clone() }),
         (
             "--disk a,format=raw",

@@ -142,6 +142,17 @@ pub enum ConfigError {
         /// What was asked for.
         bytes: u64,
     },
+    /// Memory of which a part would be left without a page.
+    #[error(
+        "{} of memory is not a whole number of pages of {}: change --memory, or take other pages with hugepages=",
+        readable(*bytes), readable(*page)
+    )]
+    MemoryPages {
+        /// What was asked for.
+        bytes: u64,
+        /// Size of the pages.
+        page: u64,
+    },
     /// Two disks claim the root file system.
     #[error("{first:?} and {second:?} are both the root disk: keep one")]
     TwoRoots {

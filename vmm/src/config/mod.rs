@@ -13,6 +13,7 @@ mod file;
 mod id;
 mod iothread;
 mod limits;
+mod memory;
 mod nearest;
 mod net;
 mod paths;
@@ -35,6 +36,7 @@ pub use error::ConfigError;
 pub use file::FileError;
 pub use id::{ID_MAX, Kind};
 pub use iothread::IoThread;
+pub use memory::{Backing, MemoryConfig, Pages};
 pub use net::{MTU, NET_QUEUES, NetConfig, NetPlan, NetSource, TAP_NAME_MAX};
 pub use plan::{LogPlan, MAX_VIRTIO_DEVICES, MEMORY_MAX, MEMORY_MIN, Plan};
 pub use value::{ValueError, parse_duration, parse_mac, parse_size};
@@ -82,6 +84,8 @@ pub struct VmConfig {
     pub cpu_template: Option<CpuTemplateConfig>,
     /// Guest memory in bytes.
     pub memory_bytes: Option<u64>,
+    /// What stands behind it.
+    pub backing: Option<Backing>,
     /// The disks, in order.
     pub disks: Vec<DiskConfig>,
     /// The network cards, in order.
@@ -137,6 +141,7 @@ impl VmConfig {
             cpus: over.cpus.or(self.cpus),
             cpu_template: over.cpu_template.or(self.cpu_template),
             memory_bytes: over.memory_bytes.or(self.memory_bytes),
+            backing: over.backing.or(self.backing),
             disks: [self.disks, over.disks].concat(),
             nets: [self.nets, over.nets].concat(),
             iothreads: [self.iothreads, over.iothreads].concat(),

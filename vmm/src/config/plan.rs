@@ -15,6 +15,7 @@ use super::cpus::Cpus;
 use super::disk::DiskPlan;
 use super::error::ConfigError;
 use super::iothread::IoThread;
+use super::memory::Backing;
 use super::net::NetPlan;
 use super::{
     BootProtocol, OnReboot, VmConfig, cmdline, console, cpus, disk, id, iothread, net, paths,
@@ -60,6 +61,8 @@ pub struct Plan {
     pub cpu_template: Option<CpuTemplateConfig>,
     /// Guest memory in bytes: a multiple of 1 MiB from [`MEMORY_MIN`] to [`MEMORY_MAX`].
     pub memory_bytes: u64,
+    /// What stands behind it; of reserved pages it is a whole number.
+    pub backing: Backing,
     /// The disks; the one with the root file system comes first.
     pub disks: Vec<DiskPlan>,
     /// The network cards.
@@ -106,6 +109,7 @@ impl Plan {
         id::check("id", &id)?;
         let cpus = cpus::resolve(config.cpus)?;
         let memory_bytes = resolve_memory(config.memory_bytes)?;
+        let backing = resolve_backing(config.backing, memory_bytes)?;
         let (disks, root) = disk::resolve(config.disks)?;
         let nets = net::resolve(&id, config.nets)?;
         let iothreads = iothread::resolve(config.iothreads, &disks, &nets)?;
@@ -124,6 +128,7 @@ impl Plan {
             cpus,
             cpu_template: config.cpu_template,
             memory_bytes,
+            backing,
             disks,
             nets,
             iothreads,
@@ -163,6 +168,14 @@ fn resolve_memory(bytes: Option<u64>) -> Result<u64, ConfigError> {
         bytes if bytes > MEMORY_MAX => Err(ConfigError::MemoryTooLarge { bytes }),
         bytes if bytes % (1 << 20) != 0 => Err(ConfigError::MemoryUneven { bytes }),
         bytes => Ok(bytes),
+    }
+}
+
+fn resolve_backing(backing: Option<Backing>, bytes: u64) -> Result<Backing, ConfigError> {
+    let backing = backing.unwrap_or_default();
+    match backing.pages.reserved_size() {
+        Some(page) if !bytes.is_multiple_of(page) => Err(ConfigError::MemoryPages { bytes, page }),
+        _ => Ok(backing),
     }
 }
 

@@ -14,6 +14,7 @@ fn full(tag: u16) -> VmConfig {
         cpus: Some(CpusConfig::new(tag)),
         cpu_template: Some(CpuTemplateConfig::File(path("template"))),
         memory_bytes: Some(tag.into()),
+        backing: Some(Backing { prefault: odd, shared: !odd, ..Backing::default() }),
         disks: vec![text("disk").parse().unwrap()],
         nets: vec![text("tap=tap").parse().unwrap()],
         iothreads: vec![text("io").parse().unwrap()],

@@ -11,8 +11,8 @@ use serde::{Deserialize, Deserializer};
 use super::FileError;
 use super::limiter::RateLimiter;
 use crate::config::{
-    BootProtocol, CmdlineConfig, ConsoleTarget, CpuTemplateConfig, CpusConfig, DiskConfig,
-    DiskEngine, DiskFormat, IoThread, NetConfig, NetSource, OnReboot, ValueError, VmConfig,
+    Backing, BootProtocol, CmdlineConfig, ConsoleTarget, CpuTemplateConfig, CpusConfig, DiskConfig,
+    DiskEngine, DiskFormat, IoThread, NetConfig, NetSource, OnReboot, Pages, ValueError, VmConfig,
     parse_duration, parse_level, parse_mac,
 };
 
@@ -98,8 +98,10 @@ struct MachineConfig {
     smt: Option<bool>,
     cpu_template: Option<String>,
     track_dirty_pages: Option<bool>,
-    huge_pages: Option<String>,
+    huge_pages: Option<Pages>,
     // Our own.
+    prefault: Option<bool>,
+    shared: Option<bool>,
     cores: Option<u16>,
     threads: Option<u16>,
     sockets: Option<u16>,
@@ -250,8 +252,6 @@ impl MachineConfig {
         let other_than_none = |text: Option<&str>| text.is_some_and(|text| text != "None");
         let templates = "there are no named templates; use \"None\" or a cpu-config";
         unsupported(other_than_none(self.cpu_template.as_deref()), key("cpu_template"), templates)?;
-        let pages = "memory has pages of the usual size; use \"None\"";
-        unsupported(other_than_none(self.huge_pages.as_deref()), key("huge_pages"), pages)?;
         let dirty = "there are no snapshots that would need it; use false";
         unsupported(self.track_dirty_pages == Some(true), key("track_dirty_pages"), dirty)?;
         if self.smt.is_some() && self.threads.is_some() {
@@ -264,8 +264,19 @@ impl MachineConfig {
             })?),
             None => None,
         };
+        config.backing = self.backing();
         config.cpus = self.cpus();
         Ok(())
+    }
+
+    fn backing(&self) -> Option<Backing> {
+        let Self { huge_pages, prefault, shared, .. } = self;
+        let is_said = huge_pages.is_some() || prefault.is_some() || shared.is_some();
+        is_said.then(|| Backing {
+            pages: huge_pages.unwrap_or_default(),
+            prefault: *prefault == Some(true),
+            shared: *shared == Some(true),
+        })
     }
 
     fn cpus(&self) -> Option<CpusConfig> {

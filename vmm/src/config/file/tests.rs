@@ -1,7 +1,7 @@
 use super::*;
 use crate::config::{
-    BootProtocol, CmdlineConfig, ConsoleTarget, CpusConfig, DiskConfig, DiskEngine, DiskFormat,
-    NetConfig, NetSource, OnReboot,
+    Backing, BootProtocol, CmdlineConfig, ConsoleTarget, CpusConfig, DiskConfig, DiskEngine,
+    DiskFormat, NetConfig, NetSource, OnReboot, Pages,
 };
 use devices::rate_limiter::{Limits, Rate};
 use log::LevelFilter;
@@ -85,6 +85,7 @@ fn a_firecracker_file_is_read_whole() {
         }],
         cpus: Some(CpusConfig::new(2)),
         memory_bytes: Some(1 << 30),
+        backing: Some(Backing::default()),
         nets: vec![NetConfig {
             mac: Some([0x06, 0, 0xac, 0x10, 0, 2]),
             id: Some("eth0".to_owned()),
@@ -108,7 +109,7 @@ fn our_own_keys_say_what_the_flags_can_say() {
         "protocol": "pvh"
       },
       "drives": [{ "path_on_host": "d", "is_read_only": true, "serial": "S", "format": "raw", "io_engine": "Async", "direct": true, "queues": 2, "iothread": "a" }],
-      "machine-config": { "vcpu_count": 8, "cores": 2, "threads": 2, "sockets": 2, "pin": [0, 1, 0, 1, 0, 1, 0, 1] },
+      "machine-config": { "vcpu_count": 8, "cores": 2, "threads": 2, "sockets": 2, "pin": [0, 1, 0, 1, 0, 1, 0, 1], "huge_pages": "1G", "prefault": true, "shared": true },
       "network-interfaces": [
         { "fd": 7, "mtu": 1400 },
         { "fds": [8, 9], "queues": 2, "iothread": "b" }
@@ -138,6 +139,7 @@ fn our_own_keys_say_what_the_flags_can_say() {
             iothread: Some("a".to_owned()),
             ..DiskConfig::default()
         }],
+        backing: Some(Backing { pages: Pages::Huge1G, prefault: true, shared: true }),
         cpus: Some(CpusConfig {
             cores: Some(2),
             threads: Some(2),
@@ -177,7 +179,6 @@ fn what_does_not_exist_here_is_refused_by_name() {
         (r#"{"pmem": [{"id": "p"}]}"#, "pmem"),
         (r#"{"vsock": {"guest_cid": 3, "uds_path": "v"}}"#, "vsock"),
         (r#"{"machine-config": {"cpu_template": "T2"}}"#, "machine-config.cpu_template"),
-        (r#"{"machine-config": {"huge_pages": "2M"}}"#, "machine-config.huge_pages"),
         (r#"{"machine-config": {"track_dirty_pages": true}}"#, "machine-config.track_dirty_pages"),
         (
             r#"{"drives": [{"path_on_host": "a"}, {"path_on_host": "b", "socket": "s"}]}"#,

@@ -2,7 +2,7 @@ use std::fs::File;
 use std::os::fd::AsRawFd;
 
 use super::*;
-use crate::config::{CpusConfig, DiskConfig, NetConfig, NetSource};
+use crate::config::{CpusConfig, DiskConfig, NetConfig, NetSource, Pages};
 
 fn minimal() -> VmConfig {
     VmConfig { kernel: Some("bzImage".into()), ..VmConfig::default() }
@@ -27,6 +27,7 @@ fn the_plan_as_json() {
         append: vec!["b".to_owned()],
         cpus: Some("4,threads=2,pin=4-7".parse().unwrap()),
         memory_bytes: Some(1 << 30),
+        backing: Some(Backing { pages: Pages::Huge2M, prefault: true, shared: false }),
         disks: vec![
             "r.img,readonly".parse().unwrap(),
             "d.img,id=data,serial=S,iops=5k,iothread=io0".parse().unwrap(),
@@ -62,6 +63,7 @@ fn the_plan_as_json() {
         "cpu_template": null,
         "cpus": { "count": 4, "cores": 2, "threads": 2, "sockets": 1, "pin": [4, 5, 6, 7] },
         "memory_bytes": 1_073_741_824,
+        "backing": { "hugepages": "2M", "prefault": true, "shared": false },
         "disks": [
             { "id": "disk0", "path": "r.img", "read_only": true, "serial": "disk0", "format": "raw", "engine": "sync", "direct": false, "queues": 1, "limits": unlimited, "iothread": null },
             { "id": "data", "path": "d.img", "read_only": false, "serial": "S", "format": "raw", "engine": "sync", "direct": false, "queues": 1, "limits": limited, "iothread": "io0" },
@@ -104,6 +106,7 @@ fn the_plan_as_json() {
 fn defaults() {
     let plan = Plan::resolve(minimal()).unwrap();
     assert_eq!((plan.id.as_str(), plan.memory_bytes, plan.rng), ("vm", 512 << 20, true));
+    assert_eq!(plan.backing, Backing::default());
     assert_eq!((plan.cpus.count, plan.boot, plan.initrd), (1, BootProtocol::Auto, None));
     assert_eq!((plan.console, plan.serial), (ConsoleTarget::Stdio, ConsoleTarget::Stdio));
     assert_eq!((plan.timeout, plan.grace), (None, Duration::from_secs(10)));
@@ -137,6 +140,28 @@ fn memory_has_limits() {
     ] {
         let text = refusal(with(bytes));
         assert!(text.starts_with(message), "{text}");
+    }
+}
+
+#[test]
+fn memory_is_a_whole_number_of_reserved_pages() {
+    let with = |bytes, pages| VmConfig {
+        memory_bytes: Some(bytes),
+        backing: Some(Backing { pages, ..Backing::default() }),
+        ..minimal()
+    };
+    assert_eq!(
+        refusal(with(33 << 20, Pages::Huge2M)),
+        "33 MiB of memory is not a whole number of pages of 2 MiB: change --memory, or take other pages with hugepages="
+    );
+    assert!(refusal(with(512 << 20, Pages::Huge1G)).contains("pages of 1 GiB"));
+    for (bytes, pages) in [
+        (34 << 20, Pages::Huge2M),
+        (5 << 30, Pages::Huge1G),
+        (33 << 20, Pages::Usual),
+        (33 << 20, Pages::Transparent),
+    ] {
+        assert_eq!(Plan::resolve(with(bytes, pages)).unwrap().backing.pages, pages);
     }
 }
 
