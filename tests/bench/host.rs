@@ -4,6 +4,8 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
+const AUTOGROUP: &str = "/proc/self/autogroup";
+
 /// The machine, in lines of Markdown.
 pub fn description(vmm: &Path) -> String {
     let facts = [
@@ -12,11 +14,39 @@ pub fn description(vmm: &Path) -> String {
         ("KVM", kvm(vmm)),
         ("vmm", first_line(Command::new(vmm).arg("--version"))),
         ("QEMU", first_line(Command::new("qemu-system-x86_64").arg("--version"))),
-        ("load", read("/proc/loadavg")),
+        ("load average after the run", load()),
     ];
     let lines: Vec<String> =
         facts.iter().map(|(name, fact)| format!("* {name}: {fact}\n")).collect();
     lines.concat()
+}
+
+/// Puts this process and what it starts before others, where the user may: all contenders alike. Ends on drop.
+pub struct Haste {
+    /// Nice value of the session, which schedulers with autogroups look at instead (sched(7)).
+    session: Option<String>,
+}
+
+impl Haste {
+    /// The highest priority below real time. Without the right to it, everything is measured at that of the user.
+    pub fn new() -> Self {
+        const FIRST: libc::c_int = -20;
+        // SAFETY: takes numbers.
+        unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, FIRST) };
+        // "/autogroup-N nice V"
+        let session = read(AUTOGROUP).split_whitespace().nth(2).map(str::to_owned);
+        let is_set = fs::write(AUTOGROUP, FIRST.to_string()).is_ok();
+        Self { session: session.filter(|_| is_set) }
+    }
+}
+
+impl Drop for Haste {
+    fn drop(&mut self) {
+        if let Some(nice) = &self.session {
+            // It was written before.
+            let _ = fs::write(AUTOGROUP, nice);
+        }
+    }
 }
 
 fn processor() -> String {
@@ -34,6 +64,11 @@ fn kvm(vmm: &Path) -> String {
     let checks = report.as_ref().and_then(|report| report["checks"].as_array());
     let module = checks.into_iter().flatten().find(|check| check["name"] == "KVM module");
     module.and_then(|check| check["fact"].as_str()).unwrap_or("unknown").to_owned()
+}
+
+fn load() -> String {
+    let text = read("/proc/loadavg");
+    text.split(' ').next().unwrap_or_default().to_owned()
 }
 
 fn read(path: &str) -> String {

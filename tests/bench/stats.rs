@@ -35,6 +35,14 @@ impl Samples {
         Some(Summary { min, median: f64::midpoint(low, high), max })
     }
 
+    /// How many times the smallest sample the 95th of a hundred is: what the host's other work did to them.
+    pub fn unrest(&self) -> Option<f64> {
+        let mut sorted = self.0.clone();
+        sorted.sort_by(f64::total_cmp);
+        let high = sorted.get((sorted.len() * 95).div_ceil(100).checked_sub(1)?)?;
+        Some(high / sorted.first()?)
+    }
+
     /// How many times as large as `other` these are: the ratio of the medians, and the smallest and the largest ratio of
     /// one round, in which both saw the same state of the host.
     pub fn ratio(&self, other: &Self) -> Option<Summary> {
@@ -84,6 +92,15 @@ mod tests {
         let ratio = Summary { min: 0.5, median: 2.0, max: 3.0 };
         assert_eq!(ours.ratio(&theirs), Some(ratio));
         assert_eq!(ours.ratio(&samples(&[])), None);
+    }
+
+    #[test]
+    fn unrest_passes_over_the_worst_twentieth() {
+        let mut list: Vec<f64> = (1..=20).map(f64::from).collect();
+        assert_eq!(samples(&list).unrest(), Some(19.0));
+        list.truncate(2);
+        assert_eq!(samples(&list).unrest(), Some(2.0));
+        assert_eq!(samples(&[]).unrest(), None);
     }
 
     #[test]
