@@ -77,6 +77,40 @@ impl IoVecs {
         result(n)
     }
 
+    /// One readv(2) of what a stream has, at most `len` bytes, into `to` from `start` on.
+    ///
+    /// # Errors
+    /// The errno of readv(2), `WouldBlock` among them; `EFAULT` when the buffer is not RAM.
+    pub fn read_part(
+        &mut self,
+        fd: BorrowedFd<'_>,
+        to: &Buffers<'_>,
+        start: usize,
+        len: usize,
+    ) -> io::Result<usize> {
+        let count = self.fill(to, start, len)?;
+        // SAFETY: as in `read_at`.
+        let n = unsafe { libc::readv(fd.as_raw_fd(), self.list.as_ptr(), count) };
+        result(n)
+    }
+
+    /// One writev(2) of what a stream takes of the `len` bytes of `from` from `start` on.
+    ///
+    /// # Errors
+    /// The errno of writev(2), `WouldBlock` among them; `EFAULT` when the buffer is not RAM.
+    pub fn write_part(
+        &mut self,
+        fd: BorrowedFd<'_>,
+        from: &Buffers<'_>,
+        start: usize,
+        len: usize,
+    ) -> io::Result<usize> {
+        let count = self.fill(from, start, len)?;
+        // SAFETY: as in `write_at`.
+        let n = unsafe { libc::writev(fd.as_raw_fd(), self.list.as_ptr(), count) };
+        result(n)
+    }
+
     /// One readv(2) into all of `to` and, beyond its end, into `spill`: for sources that cut off what
     /// does not fit. A result larger than `to.len()` tells how much lies in `spill`.
     ///

@@ -4,3 +4,4 @@ pub mod console;
 pub mod disk;
 pub mod net;
 pub mod socket;
+pub mod vsock;

@@ -10,6 +10,7 @@ pub mod queue;
 pub mod rng;
 mod session;
 pub mod transport;
+pub mod vsock;
 
 /// What kind of device the driver finds (virtio 1.3, section 5).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -24,6 +25,8 @@ impl DeviceType {
     pub const CONSOLE: Self = Self(3);
     /// Entropy source.
     pub const RNG: Self = Self(4);
+    /// Sockets.
+    pub const VSOCK: Self = Self(19);
 }
 
 /// Feature bits that every transport offers or knows (virtio 1.3, section 6).

@@ -77,6 +77,21 @@ pub fn connect_now(path: &Path) -> io::Result<UnixStream> {
     sys::connect(path)
 }
 
+/// Copies what `stream` has into `to` without taking it; 0 is the end. Never waits.
+///
+/// # Errors
+/// The errno of recv(2), `WouldBlock` among them.
+pub fn peek(stream: &UnixStream, to: &mut [u8]) -> io::Result<usize> {
+    sys::peek(stream, to)
+}
+
+/// Lets this process have `count` descriptors, if it may; without that, connections beyond its limit fail.
+pub fn allow_descriptors(count: u64) {
+    if let Err(error) = sys::raise_descriptor_limit(count) {
+        log::warn!("the limit of open files stays below {count}: {error}");
+    }
+}
+
 impl SocketFile {
     /// Where it is.
     #[must_use]

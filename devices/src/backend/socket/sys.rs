@@ -34,6 +34,28 @@ pub(super) fn connect(path: &Path) -> io::Result<UnixStream> {
     Ok(socket.into())
 }
 
+/// One recv(2) that leaves what it copies where it is, and never waits.
+pub(super) fn peek(stream: &UnixStream, to: &mut [u8]) -> io::Result<usize> {
+    const FLAGS: libc::c_int = libc::MSG_PEEK | libc::MSG_DONTWAIT;
+    // SAFETY: `to` is writable for its whole length.
+    let n = unsafe { libc::recv(stream.as_raw_fd(), to.as_mut_ptr().cast(), to.len(), FLAGS) };
+    usize::try_from(n).map_err(|_| io::Error::last_os_error())
+}
+
+/// Raises the soft limit of descriptors to `count`, at most to the hard one.
+pub(super) fn raise_descriptor_limit(count: libc::rlim_t) -> io::Result<()> {
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: the call fills in the rlimit it is given.
+    check(unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) })?;
+    if limit.rlim_cur >= count {
+        return Ok(());
+    }
+    limit.rlim_cur = count.min(limit.rlim_max);
+    // SAFETY: the call reads the rlimit it is given.
+    check(unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit) })?;
+    if limit.rlim_cur < count { Err(io::Error::from_raw_os_error(libc::EPERM)) } else { Ok(()) }
+}
+
 fn stream_socket() -> io::Result<OwnedFd> {
     const TYPE: libc::c_int = libc::SOCK_STREAM | libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK;
     // SAFETY: no pointer is passed.

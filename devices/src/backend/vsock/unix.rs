@@ -1,0 +1,304 @@
+//! Programs of the host behind Unix sockets, by Firecracker's convention.
+//!
+//! ```text
+//!  program ── connect(PATH), "CONNECT 52\n" ──▶ port 52 of the guest, "OK 1073741824\n" when it accepts
+//!  guest connects to port 52 of the host ─────▶ connect(PATH_52)
+//! ```
+//!
+//! All descriptors are in one epoll set, whose own descriptor the event loop watches: streams edge-triggered,
+//! the listening socket level-triggered. There are no timers: a program that connects and says nothing is
+//! dropped when too many of its kind have come after it.
+
+use std::collections::BTreeMap;
+use std::io::{self, Write};
+use std::net::Shutdown;
+use std::os::fd::{AsFd, AsRawFd, RawFd};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
+
+use super::handshake::{Line, Peek, Progress};
+use super::service::{Service, SessionStream};
+use super::{Backend, Event, Readiness, Stream, StreamId};
+use crate::backend::socket::{self, SocketError, SocketFile};
+use crate::guest_io::IoVecs;
+use crate::memory::Buffers;
+
+/// Programs that may wait to be accepted.
+const QUEUE: i32 = 128;
+/// Programs that may be at their first line at the same time; one more, and the oldest of them is dropped.
+const MAX_GREETING: usize = 64;
+/// Most programs accepted, and most streams looked at, before other devices get their turn.
+const MAX_ACCEPTS: usize = 16;
+const MAX_EVENTS: usize = 64;
+/// Digits of the largest port, and the mark before them.
+const SUFFIX: usize = "_4294967295".len();
+
+/// Descriptors for all the connections that a device may have, and for the rest of the process.
+const DESCRIPTORS: u64 = 2048;
+const LISTENER: u64 = 0;
+
+/// A listening socket for one device, kept while the device comes and goes. Dropped, its file is removed.
+pub struct UnixEndpoint {
+    shared: Arc<Shared>,
+    _file: SocketFile,
+}
+
+/// What an endpoint and its backends share.
+struct Shared {
+    listener: UnixListener,
+    path: PathBuf,
+    services: BTreeMap<u32, Arc<dyn Service>>,
+}
+
+/// Opens the backends of one endpoint, which must outlive none of them.
+#[derive(Clone)]
+pub struct UnixBackends(Arc<Shared>);
+
+impl UnixEndpoint {
+    /// Listens at `path` (mode 0600). `services` take the guest's connections to their ports.
+    ///
+    /// # Errors
+    /// [`SocketError`]: in use, not a socket, too long, or refused by the host.
+    pub fn bind(
+        path: &Path,
+        services: BTreeMap<u32, Arc<dyn Service>>,
+    ) -> Result<Self, SocketError> {
+        let (listener, file) = socket::listen(path, QUEUE)?;
+        if path.as_os_str().len() + SUFFIX > socket::MAX_PATH {
+            let (path, max) = (path.display(), socket::MAX_PATH);
+            log::warn!("vsock: {path}_PORT is beyond {max} bytes for high ports of the host");
+        }
+        socket::allow_descriptors(DESCRIPTORS);
+        let shared = Shared { listener, path: path.to_owned(), services };
+        Ok(Self { shared: Arc::new(shared), _file: file })
+    }
+
+    /// What a device needs to speak through this endpoint.
+    #[must_use]
+    pub fn backends(&self) -> UnixBackends {
+        UnixBackends(self.shared.clone())
+    }
+}
+
+impl UnixBackends {
+    /// A backend without any connection. There should be one at a time.
+    ///
+    /// # Errors
+    /// When the host has no descriptors left.
+    pub fn open(&self) -> io::Result<Box<dyn Backend>> {
+        let epoll = Arc::new(Epoll::new()?);
+        let events = EpollEvent::new(EventSet::IN, LISTENER);
+        epoll.ctl(ControlOperation::Add, self.0.listener.as_raw_fd(), events)?;
+        Ok(Box::new(Unix {
+            shared: self.0.clone(),
+            epoll,
+            greeting: BTreeMap::new(),
+            spare: Some(self.0.listener.try_clone()?),
+            last_id: LISTENER,
+        }))
+    }
+}
+
+/// The connections of an active device.
+struct Unix {
+    shared: Arc<Shared>,
+    epoll: Arc<Epoll>,
+    /// Programs at their first line, the oldest first.
+    greeting: BTreeMap<u64, Greeting>,
+    /// A descriptor to give up when there is no other: a program that cannot be accepted would be news for
+    /// ever.
+    spare: Option<UnixListener>,
+    last_id: u64,
+}
+
+struct Greeting {
+    stream: UnixStream,
+    line: Line,
+}
+
+impl Unix {
+    fn accept(&mut self, events: &mut Vec<Event>) {
+        for _ in 0..MAX_ACCEPTS {
+            match self.shared.listener.accept() {
+                Ok((stream, _)) => self.greet(stream, events),
+                Err(error) if is_out_of_descriptors(&error) => {
+                    log::warn!("vsock: a program is sent away: {error}");
+                    self.spare = None;
+                    drop(self.shared.listener.accept());
+                    self.spare = self.shared.listener.try_clone().ok();
+                    return;
+                }
+                // Nobody waits any more.
+                Err(_) => return,
+            }
+        }
+    }
+
+    /// Most programs say what they want at once.
+    fn greet(&mut self, stream: UnixStream, events: &mut Vec<Event>) {
+        let id = self.next_id();
+        if let Err(error) = stream.set_nonblocking(true).and_then(|()| self.watch(&stream, id)) {
+            log::warn!("vsock: a program is sent away: {error}");
+            return;
+        }
+        if self.greeting.len() >= MAX_GREETING {
+            self.greeting.pop_first();
+        }
+        self.greeting.insert(id.0, Greeting { stream, line: Line::default() });
+        self.listen_to(id, Readiness::default(), events);
+    }
+
+    /// Reads more of a first line, of which there was news.
+    fn listen_to(&mut self, id: StreamId, news: Readiness, events: &mut Vec<Event>) {
+        let Some(greeting) = self.greeting.get_mut(&id.0) else { return };
+        // A line in two pieces may have arrived as one event.
+        let progress = loop {
+            let before = greeting.line.len();
+            let progress = greeting.line.advance(&mut greeting.stream);
+            if progress != Progress::Waiting || greeting.line.len() == before {
+                break progress;
+            }
+        };
+        if progress == Progress::Waiting {
+            return;
+        }
+        let Some(Greeting { stream, .. }) = self.greeting.remove(&id.0) else { return };
+        if let Progress::Port(port) = progress {
+            events.push(Event::Incoming { id, port, stream: self.stream(stream, id) });
+            // The news of the line may have been news of what follows it, too.
+            events.push(Event::Ready(id, news));
+        }
+    }
+
+    fn watch(&self, stream: &UnixStream, id: StreamId) -> io::Result<()> {
+        let events = EpollEvent::new(QUIET, id.0);
+        self.epoll.ctl(ControlOperation::Add, stream.as_raw_fd(), events)
+    }
+
+    fn stream(&self, stream: UnixStream, id: StreamId) -> Box<dyn Stream> {
+        let epoll = self.epoll.clone();
+        Box::new(UnixSocket { stream, id, epoll, iovecs: IoVecs::new(), watches_room: false })
+    }
+
+    fn next_id(&mut self) -> StreamId {
+        self.last_id += 1;
+        StreamId(self.last_id)
+    }
+}
+
+impl Backend for Unix {
+    fn fd(&self) -> RawFd {
+        self.epoll.as_raw_fd()
+    }
+
+    fn poll(&mut self, events: &mut Vec<Event>) {
+        let mut ready = [EpollEvent::default(); MAX_EVENTS];
+        let count = self.epoll.wait(0, &mut ready).unwrap_or_else(|error| {
+            log::error!("vsock: no news from the host: {error}");
+            0
+        });
+        for event in ready.iter().take(count) {
+            let id = StreamId(event.data());
+            if event.data() == LISTENER {
+                self.accept(events);
+            } else if self.greeting.contains_key(&id.0) {
+                self.listen_to(id, readiness(event.event_set()), events);
+            } else {
+                events.push(Event::Ready(id, readiness(event.event_set())));
+            }
+        }
+    }
+
+    fn connect(&mut self, port: u32) -> io::Result<(StreamId, Box<dyn Stream>)> {
+        let id = self.next_id();
+        if let Some(service) = self.shared.services.get(&port) {
+            return Ok((id, Box::new(SessionStream(service.connect()))));
+        }
+        let mut path = self.shared.path.clone().into_os_string();
+        path.push(format!("_{port}"));
+        let stream = socket::connect_now(Path::new(&path))?;
+        self.watch(&stream, id)?;
+        Ok((id, self.stream(stream, id)))
+    }
+}
+
+/// One connection. Closing its descriptor takes it out of the epoll set.
+struct UnixSocket {
+    stream: UnixStream,
+    id: StreamId,
+    epoll: Arc<Epoll>,
+    iovecs: IoVecs,
+    watches_room: bool,
+}
+
+/// What is watched always: news of room would come with every read of the program.
+const QUIET: EventSet = EventSet::from_bits_truncate(
+    EventSet::IN.bits() | EventSet::READ_HANG_UP.bits() | EventSet::EDGE_TRIGGERED.bits(),
+);
+
+impl Stream for UnixSocket {
+    fn read(&mut self, to: &Buffers<'_>) -> io::Result<usize> {
+        self.iovecs.read_part(self.stream.as_fd(), to, 0, to.len())
+    }
+
+    fn write(&mut self, from: &Buffers<'_>, start: usize, len: usize) -> io::Result<usize> {
+        self.iovecs.write_part(self.stream.as_fd(), from, start, len)
+    }
+
+    fn write_bytes(&mut self, from: &[u8]) -> io::Result<usize> {
+        (&self.stream).write(from)
+    }
+
+    fn watch_room(&mut self, on: bool) {
+        if std::mem::replace(&mut self.watches_room, on) == on {
+            return;
+        }
+        let events = if on { QUIET | EventSet::OUT } else { QUIET };
+        let event = EpollEvent::new(events, self.id.0);
+        // A change also tells of room that is there already.
+        if let Err(error) = self.epoll.ctl(ControlOperation::Modify, self.stream.as_raw_fd(), event)
+        {
+            log::error!("vsock: a connection cannot be watched: {error}");
+        }
+    }
+
+    fn shut_down(&mut self, direction: Shutdown) {
+        // Fails when the program has gone, which there is other news of.
+        let _ = self.stream.shutdown(direction);
+    }
+
+    fn accepted(&mut self, port: u32) -> io::Result<()> {
+        // A fresh socket has room for one line.
+        (&self.stream).write_all(format!("OK {port}\n").as_bytes())
+    }
+}
+
+impl Peek for UnixStream {
+    fn peek(&mut self, to: &mut [u8]) -> io::Result<usize> {
+        socket::peek(self, to)
+    }
+
+    fn take(&mut self, count: usize) -> io::Result<()> {
+        let mut bytes = vec![0; count];
+        io::Read::read_exact(self, &mut bytes)
+    }
+}
+
+fn readiness(events: EventSet) -> Readiness {
+    let hung_up = events.intersects(EventSet::HANG_UP | EventSet::ERROR);
+    Readiness {
+        readable: hung_up || events.intersects(EventSet::IN | EventSet::READ_HANG_UP),
+        writable: hung_up || events.contains(EventSet::OUT),
+        hung_up,
+    }
+}
+
+fn is_out_of_descriptors(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE))
+}
+
+#[cfg(test)]
+mod tests;
