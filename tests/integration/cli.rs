@@ -206,7 +206,7 @@ fn combinations_that_cannot_be() {
 
 fn help_is_complete() {
     let help = Vmm::new().arg("--help").run().expect_code(0).stdout;
-    let flags = "kernel initrd cmdline append boot cpus memory disk net iothread console serial rng id timeout \
+    let flags = "kernel initrd cmdline append boot cpus memory disk net iothread vsock console serial rng id timeout \
         grace on-reboot log-path level config-file dry-run help version";
     for flag in flags.split_whitespace() {
         assert!(help.contains(&format!("--{flag}")), "--{flag} is not in the help");
@@ -301,8 +301,8 @@ fn config_file_mistakes() {
             &["kernel_image_paht", "kernel_image_path"],
         ),
         (
-            r#"{"boot-source": {"kernel_image_path": "k"}, "vsock": {"guest_cid": 3, "uds_path": "v"}}"#,
-            &["vsock"],
+            r#"{"boot-source": {"kernel_image_path": "k"}, "vsock": {"guest_cid": 2, "uds_path": "v"}}"#,
+            &["vsock", "2", "3 to 4294967294"],
         ),
         (
             r#"{"boot-source": {"kernel_image_path": "k"}, "balloon": {"amount_mib": 1, "deflate_on_oom": false}}"#,

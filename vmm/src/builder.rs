@@ -15,6 +15,7 @@ use arch::{ApicIds, BootProtocol, Machine, Range, SerialPort, Topology, layout};
 use devices::backend::disk::io::Engine;
 use devices::backend::disk::{Disk, DiskError, DiskOptions};
 use devices::backend::net::tap::{Tap, TapError};
+use devices::backend::vsock::UnixEndpoint;
 use devices::bus::BusDevice;
 use devices::legacy::i8042::I8042;
 use devices::legacy::serial::{Serial, SerialInput};
@@ -25,6 +26,7 @@ use devices::virtio::block::{Block, BlockOptions, SerialError};
 use devices::virtio::console::Console;
 use devices::virtio::net::{MacAddress, Mtu, Net, NetError, NetOptions};
 use devices::virtio::rng::Rng;
+use devices::virtio::vsock::Vsock;
 use kvm_ioctls::VcpuFd;
 use vm_memory::{Bytes, GuestAddress};
 use vmm_sys_util::eventfd::EventFd;
@@ -169,6 +171,8 @@ pub struct Persistent<'a> {
     pub on: LoopHandle,
     /// The host side of its consoles.
     pub consoles: &'a Consoles,
+    /// The host side of its socket device.
+    pub vsock: Option<&'a UnixEndpoint>,
     /// The power button's line.
     pub power_button: &'a EventFd,
     /// Where its end is reported.
@@ -328,6 +332,11 @@ fn attach_virtio(
         let card = network(net)?;
         controls.add_net(&net.id, card.control());
         manager.attach_virtio_on(on(&net.iothread), &net.id, Box::new(card))?;
+    }
+    if let (Some(plan), Some(endpoint)) = (&plan.vsock, around.vsock) {
+        let backends = endpoint.backends();
+        let device = Vsock::new(plan.guest_cid, Box::new(move || backends.open()));
+        manager.attach_virtio("vsock", Box::new(device))?;
     }
     if let Some(port) = around.consoles.virtio() {
         manager.attach_virtio("console", Box::new(Console::new(port.clone())))?;

@@ -20,8 +20,8 @@ pub use usage::UsageError;
 
 use crate::config::{
     BootProtocol, CmdlineConfig, ConfigError, ConsoleTarget, CpuTemplateConfig, CpusConfig,
-    DiskConfig, IoThread, MemoryConfig, NetConfig, OnReboot, Plan, VmConfig, parse_duration,
-    parse_level,
+    DiskConfig, IoThread, MemoryConfig, NetConfig, OnReboot, Plan, VmConfig, VsockConfig,
+    parse_duration, parse_level,
 };
 
 /// What the user wants of this process.
@@ -213,6 +213,13 @@ struct DeviceArgs {
     /// Without one, the main thread does. pin is where it may run, as in io0,pin=2-3.
     #[arg(long, value_name = "IOTHREAD")]
     iothread: Vec<IoThread>,
+    /// Sockets between guest and host: socket=PATH[,cid=N]
+    ///
+    /// A program of the host connects to the Unix socket PATH, writes "CONNECT PORT" and a line feed, and reads
+    /// "OK PORT" when the guest accepts. The guest's connections to port PORT of the host (CID 2) go to the
+    /// Unix socket PATH_PORT. cid is the guest's own address [default: 3].
+    #[arg(long, value_name = "VSOCK")]
+    vsock: Option<VsockConfig>,
     /// Virtio console (hvc0): stdio, pty, off, file=PATH or socket=PATH
     ///
     /// With neither --console nor --serial, both are on the terminal; with one of them, the other is off.
@@ -301,6 +308,7 @@ impl Args {
                 disks: devices.disk,
                 nets: devices.net,
                 iothreads: devices.iothread,
+                vsock: devices.vsock,
                 console: devices.console,
                 serial: devices.serial,
                 rng: devices.rng,

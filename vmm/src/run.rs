@@ -1,13 +1,16 @@
 //! Runs a plan from start to end: build, start, watch, and build again when the guest reboots and should.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;
 
 use devices::backend::console::ConsoleError;
+use devices::backend::socket::SocketError;
+use devices::backend::vsock::UnixEndpoint;
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
 use crate::builder::{self, BuildError, Persistent};
-use crate::config::{OnReboot, Plan};
+use crate::config::{OnReboot, Plan, VsockPlan};
 use crate::consoles::Consoles;
 use crate::end::{EndReason, Ending};
 use crate::event_loop::EventLoop;
@@ -26,6 +29,9 @@ pub enum RunError {
     /// A console could not be opened.
     #[error(transparent)]
     Console(#[from] ConsoleError),
+    /// The socket device's socket could not be made.
+    #[error("vsock: socket")]
+    Vsock(#[from] SocketError),
     /// The host is out of something.
     #[error("cannot {what}")]
     Host {
@@ -43,7 +49,7 @@ impl RunError {
     pub fn exit_code(&self) -> ExitCode {
         match self {
             Self::Build(error) => error.exit_code(),
-            Self::Console(_) => ExitCode::BadConfiguration,
+            Self::Console(_) | Self::Vsock(_) => ExitCode::BadConfiguration,
             Self::Host { .. } => ExitCode::HostFailure,
         }
     }
@@ -70,6 +76,9 @@ pub fn run(plan: &Plan) -> Result<Ended, RunError> {
     let power_button = Arc::new(power_button);
     let mut event_loop = EventLoop::new().map_err(host("make an event loop"))?;
     let consoles = Consoles::open(plan, &mut event_loop, &ending)?;
+    // Programs of the host may come before there is a guest, and wait for it.
+    let listen = |it: &VsockPlan| UnixEndpoint::bind(&it.socket, BTreeMap::new());
+    let vsock = plan.vsock.as_ref().map(listen).transpose()?;
     let orders = Orders {
         grace: plan.grace,
         timeout: plan.timeout,
@@ -81,6 +90,7 @@ pub fn run(plan: &Plan) -> Result<Ended, RunError> {
     let around = Persistent {
         on: event_loop.handle(),
         consoles: &consoles,
+        vsock: vsock.as_ref(),
         power_button: &power_button,
         ending: &ending,
     };

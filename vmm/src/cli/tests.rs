@@ -45,7 +45,7 @@ fn long_flags() -> Vec<String> {
 #[test]
 fn the_definition_is_sound() {
     Args::command().debug_assert();
-    assert_eq!(long_flags().len(), 23);
+    assert_eq!(long_flags().len(), 24);
 }
 
 #[test]
@@ -94,6 +94,13 @@ fn every_flag_says_one_thing() {
             },
         ),
         ("--net tap=a --net tap=b", VmConfig { nets: vec![tap("a"), tap("b")], ..none.clone() }),
+        (
+            "--vsock cid=4,socket=v",
+            VmConfig {
+                vsock: Some(VsockConfig { guest_cid: Some(4), socket: "v".into() }),
+                ..none.clone()
+            },
+        ),
         ("--console pty", VmConfig { console: Some(ConsoleTarget::Pty), ..none.clone() }),
         ("--serial off", VmConfig { serial: Some(ConsoleTarget::Off), ..none.clone() }),
         ("--rng", VmConfig { rng: Some(true), ..none.clone() }),
@@ -133,6 +140,7 @@ fn a_flag_that_counts_once_is_refused_twice() {
             "--append" | "--disk" | "--net" | "--iothread" => continue,
             "--dry-run" | "--trace-boot" => flag.clone(),
             "--boot" => "--boot=pvh".to_owned(),
+            "--vsock" => "--vsock=socket=v".to_owned(),
             "--rng" => "--rng=on".to_owned(),
             "--console" | "--serial" => format!("{flag}=pty"),
             "--on-reboot" => "--on-reboot=exit".to_owned(),
@@ -319,6 +327,7 @@ fn flags_and_file_give_the_same_plan() {
           ],
           "network-interfaces": [{ "host_dev_name": "tap0", "guest_mac": "02:00:00:00:00:01",
                                    "mtu": 1400, "iface_id": "lan" }],
+          "vsock": { "guest_cid": 9, "uds_path": "v.sock" },
           "console": { "type": "socket", "path": "c.sock" },
           "serial": { "type": "file", "path": "s.log" },
           "entropy": { "enabled": false },
@@ -336,6 +345,7 @@ fn flags_and_file_give_the_same_plan() {
         "--disk=r.img,readonly",
         "--disk=d.img,id=data,serial=S,format=raw",
         "--net=tap=tap0,mac=02:00:00:00:00:01,mtu=1400,id=lan",
+        "--vsock=cid=9,socket=v.sock",
         "--console=socket=c.sock",
         "--serial=file=s.log",
         "--rng=off",

@@ -10,6 +10,7 @@ use super::file::FileError;
 use super::id::ID_MAX;
 use super::net::{NET_QUEUES, TAP_NAME_MAX};
 use super::plan::{MEMORY_MAX, MEMORY_MIN};
+use super::vsock::GUEST_CIDS;
 
 /// Why a configuration cannot become a plan.
 #[derive(Debug, thiserror::Error)]
@@ -278,12 +279,21 @@ pub enum ConfigError {
         /// The address.
         mac: String,
     },
+    /// An address that no guest has.
+    #[error(
+        "vsock: the guest cannot have the address {cid}: use {} to {}",
+        GUEST_CIDS.start(), GUEST_CIDS.end()
+    )]
+    GuestCid {
+        /// What was given.
+        cid: u32,
+    },
     /// A socket's path that the kernel cannot take.
     #[error(
         "{flag}: socket path {path:?} is longer than {SOCKET_PATH_MAX} bytes: use a shorter one"
     )]
     SocketPath {
-        /// console or serial.
+        /// vsock, console or serial.
         flag: &'static str,
         /// The path.
         path: PathBuf,

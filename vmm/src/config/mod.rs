@@ -19,6 +19,7 @@ mod net;
 mod paths;
 mod plan;
 mod value;
+mod vsock;
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -40,6 +41,7 @@ pub use memory::{Backing, MemoryConfig, Pages};
 pub use net::{MTU, NET_QUEUES, NetConfig, NetPlan, NetSource, TAP_NAME_MAX};
 pub use plan::{LogPlan, MAX_VIRTIO_DEVICES, MEMORY_MAX, MEMORY_MIN, Plan};
 pub use value::{ValueError, parse_duration, parse_mac, parse_size};
+pub use vsock::{GUEST_CIDS, VsockConfig, VsockPlan};
 
 /// How the kernel is entered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum, Serialize, Deserialize)]
@@ -92,6 +94,8 @@ pub struct VmConfig {
     pub nets: Vec<NetConfig>,
     /// Threads that serve some of these devices.
     pub iothreads: Vec<IoThread>,
+    /// The socket device.
+    pub vsock: Option<VsockConfig>,
     /// Where the virtio console leads to.
     pub console: Option<ConsoleTarget>,
     /// Where the serial port leads to.
@@ -145,6 +149,7 @@ impl VmConfig {
             disks: [self.disks, over.disks].concat(),
             nets: [self.nets, over.nets].concat(),
             iothreads: [self.iothreads, over.iothreads].concat(),
+            vsock: over.vsock.or(self.vsock),
             console: over.console.or(self.console),
             serial: over.serial.or(self.serial),
             rng: over.rng.or(self.rng),

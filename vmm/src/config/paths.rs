@@ -58,6 +58,7 @@ fn collect(plan: &Plan) -> Vec<Use<'_>> {
         path: &disk.path,
         written: !disk.read_only,
     }));
+    uses.extend(plan.vsock.as_ref().map(|vsock| only("the vsock", &vsock.socket, true)));
     for (name, target) in [("the console", &plan.console), ("the serial port", &plan.serial)] {
         if let ConsoleTarget::File(path) | ConsoleTarget::Socket(path) = target {
             uses.push(only(name, path, true));

@@ -17,8 +17,9 @@ use super::error::ConfigError;
 use super::iothread::IoThread;
 use super::memory::Backing;
 use super::net::NetPlan;
+use super::vsock::VsockPlan;
 use super::{
-    BootProtocol, OnReboot, VmConfig, cmdline, console, cpus, disk, id, iothread, net, paths,
+    BootProtocol, OnReboot, VmConfig, cmdline, console, cpus, disk, id, iothread, net, paths, vsock,
 };
 
 /// Virtio devices of a machine: each has an interrupt line of its own. The I/O APIC leaves 19 lines to
@@ -69,6 +70,8 @@ pub struct Plan {
     pub nets: Vec<NetPlan>,
     /// Threads that serve some of these devices, each at least one.
     pub iothreads: Vec<IoThread>,
+    /// The socket device.
+    pub vsock: Option<VsockPlan>,
     /// Where the virtio console leads to.
     pub console: ConsoleTarget,
     /// Where the serial port leads to.
@@ -113,6 +116,7 @@ impl Plan {
         let (disks, root) = disk::resolve(config.disks)?;
         let nets = net::resolve(&id, config.nets)?;
         let iothreads = iothread::resolve(config.iothreads, &disks, &nets)?;
+        let vsock = config.vsock.map(vsock::resolve).transpose()?;
         let (console, serial) = console::resolve(config.console, config.serial)?;
         let consoles = (&console, &serial);
         let cmdline = cmdline::resolve(config.cmdline, &config.append, consoles, root.as_ref())?;
@@ -132,6 +136,7 @@ impl Plan {
             disks,
             nets,
             iothreads,
+            vsock,
             console,
             serial,
             rng: config.rng.unwrap_or(true),
@@ -153,8 +158,9 @@ impl Plan {
     }
 
     fn check_device_count(&self) -> Result<(), ConfigError> {
-        let console = usize::from(self.console != ConsoleTarget::Off);
-        let count = self.disks.len() + self.nets.len() + console + usize::from(self.rng);
+        let others = [self.vsock.is_some(), self.console != ConsoleTarget::Off, self.rng];
+        let others = others.into_iter().filter(|there| *there).count();
+        let count = self.disks.len() + self.nets.len() + others;
         if count > MAX_VIRTIO_DEVICES {
             return Err(ConfigError::TooManyDevices { count, max: MAX_VIRTIO_DEVICES });
         }

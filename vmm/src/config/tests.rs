@@ -18,6 +18,7 @@ fn full(tag: u16) -> VmConfig {
         disks: vec![text("disk").parse().unwrap()],
         nets: vec![text("tap=tap").parse().unwrap()],
         iothreads: vec![text("io").parse().unwrap()],
+        vsock: Some(text("socket=vsock").parse().unwrap()),
         console: Some(ConsoleTarget::File(path("console"))),
         serial: Some(ConsoleTarget::File(path("serial"))),
         rng: Some(odd),

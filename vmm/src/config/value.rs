@@ -295,6 +295,16 @@ pub(super) fn parse_u16(what: &'static str, text: &str) -> Result<u16, ValueErro
     u16::try_from(value).map_err(|_| number())
 }
 
+/// Reads a 32-bit number; `what` names it in the error.
+///
+/// # Errors
+/// [`ValueError::Number`].
+pub(super) fn parse_u32(what: &'static str, text: &str) -> Result<u32, ValueError> {
+    let number = || ValueError::Number { what, text: text.to_owned(), max: u32::MAX.into() };
+    let value = whole(text, number, text).map_err(|_| number())?;
+    u32::try_from(value).map_err(|_| number())
+}
+
 /// One part of a list: a word, or a key with a value.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Part {

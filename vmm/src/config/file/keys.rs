@@ -13,7 +13,7 @@ use super::limiter::RateLimiter;
 use crate::config::{
     Backing, BootProtocol, CmdlineConfig, ConsoleTarget, CpuTemplateConfig, CpusConfig, DiskConfig,
     DiskEngine, DiskFormat, IoThread, NetConfig, NetSource, OnReboot, Pages, ValueError, VmConfig,
-    parse_duration, parse_level, parse_mac,
+    VsockConfig, parse_duration, parse_level, parse_mac,
 };
 
 /// The whole file.
@@ -25,6 +25,7 @@ pub(super) struct Root {
     machine_config: Option<MachineConfig>,
     cpu_config: Option<CpuTemplateConfig>,
     network_interfaces: Option<Vec<NetworkInterface>>,
+    vsock: Option<Vsock>,
     entropy: Option<Entropy>,
     logger: Option<Logger>,
     // Our own.
@@ -41,7 +42,6 @@ pub(super) struct Root {
     metrics: Given,
     mmds_config: Given,
     pmem: Given,
-    vsock: Given,
 }
 
 #[derive(Deserialize)]
@@ -134,6 +134,16 @@ struct NetworkInterface {
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
+struct Vsock {
+    guest_cid: u32,
+    uds_path: PathBuf,
+    /// A name, which nothing is called by.
+    #[serde(rename = "vsock_id")]
+    _vsock_id: Option<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
 struct Entropy {
     #[serde(default)]
     rate_limiter: Given,
@@ -213,6 +223,8 @@ impl Root {
         let threads = self.iothreads.into_iter().flatten();
         config.iothreads =
             threads.map(|thread| IoThread { id: thread.id, pin: thread.pin }).collect();
+        config.vsock =
+            self.vsock.map(|it| VsockConfig { guest_cid: Some(it.guest_cid), socket: it.uds_path });
         if let Some(entropy) = self.entropy {
             unsupported(entropy.rate_limiter.0, "entropy.rate_limiter", RATE_LIMITER)?;
             config.rng = Some(entropy.enabled.unwrap_or(true));
@@ -228,7 +240,6 @@ impl Root {
         unsupported(self.balloon.0, "balloon", no_device)?;
         unsupported(self.memory_hotplug.0, "memory-hotplug", no_device)?;
         unsupported(self.pmem.0, "pmem", no_device)?;
-        unsupported(self.vsock.0, "vsock", no_device)?;
         unsupported(self.metrics.0, "metrics", "there are no metrics; remove the key")?;
         unsupported(self.mmds_config.0, "mmds-config", "there is no metadata service")
     }

@@ -1,7 +1,7 @@
 use super::*;
 use crate::config::{
     Backing, BootProtocol, CmdlineConfig, ConsoleTarget, CpusConfig, DiskConfig, DiskEngine,
-    DiskFormat, NetConfig, NetSource, OnReboot, Pages,
+    DiskFormat, NetConfig, NetSource, OnReboot, Pages, VsockConfig,
 };
 use devices::rate_limiter::{Limits, Rate};
 use log::LevelFilter;
@@ -55,7 +55,7 @@ const FIRECRACKER: &str = r#"{
       "tx_rate_limiter": null
     }
   ],
-  "vsock": null,
+  "vsock": { "vsock_id": "1", "guest_cid": 52, "uds_path": "v.sock" },
   "logger": {
     "log_path": "fc.log",
     "level": "Warning",
@@ -93,6 +93,7 @@ fn a_firecracker_file_is_read_whole() {
         }],
         log_path: Some("fc.log".into()),
         level: Some(LevelFilter::Warn),
+        vsock: Some(VsockConfig { guest_cid: Some(52), socket: "v.sock".into() }),
         rng: Some(true),
         ..VmConfig::default()
     };
@@ -177,7 +178,6 @@ fn what_does_not_exist_here_is_refused_by_name() {
         (r#"{"metrics": {"metrics_path": "m"}}"#, "metrics"),
         (r#"{"mmds-config": {"network_interfaces": []}}"#, "mmds-config"),
         (r#"{"pmem": [{"id": "p"}]}"#, "pmem"),
-        (r#"{"vsock": {"guest_cid": 3, "uds_path": "v"}}"#, "vsock"),
         (r#"{"machine-config": {"cpu_template": "T2"}}"#, "machine-config.cpu_template"),
         (r#"{"machine-config": {"track_dirty_pages": true}}"#, "machine-config.track_dirty_pages"),
         (
@@ -242,7 +242,7 @@ fn what_has_the_wrong_shape_names_its_place() {
     }
     assert!(parse(b"{\"id\": \"\xff\"}").is_err());
     let deep = "[".repeat(100_000);
-    assert!(refusal(&format!("{{\"vsock\": {deep}")).contains("recursion limit"));
+    assert!(refusal(&format!("{{\"balloon\": {deep}")).contains("recursion limit"));
 }
 
 #[test]

@@ -37,6 +37,7 @@ fn the_plan_as_json() {
             "tap=tap0,mac=02:00:00:00:00:01,mtu=1400".parse().unwrap(),
             NetConfig { mac: Some([2; 6]), id: Some("lan".to_owned()), ..NetConfig::new(fd) },
         ],
+        vsock: Some("cid=7,socket=v.sock".parse().unwrap()),
         console: Some(ConsoleTarget::Socket("/run/c.sock".into())),
         serial: Some(ConsoleTarget::File("serial.log".into())),
         rng: Some(false),
@@ -91,6 +92,7 @@ fn the_plan_as_json() {
             },
         ],
         "iothreads": [{ "id": "io0", "pin": [1, 2] }],
+        "vsock": { "guest_cid": 7, "socket": "v.sock" },
         "console": { "type": "socket", "path": "/run/c.sock" },
         "serial": { "type": "file", "path": "serial.log" },
         "rng": false,
@@ -188,7 +190,10 @@ fn devices_have_a_limit_together() {
     assert!(Plan::resolve(VmConfig { rng: Some(false), ..one_more.clone() }).is_ok());
     assert!(Plan::resolve(VmConfig { console: Some(ConsoleTarget::Off), ..one_more }).is_ok());
     let net = "tap=t".parse().unwrap();
-    assert!(refusal(VmConfig { nets: vec![net], ..fits }).starts_with("18 virtio devices"));
+    let with_net = VmConfig { nets: vec![net], ..fits.clone() };
+    assert!(refusal(with_net).starts_with("18 virtio devices"));
+    let vsock = Some("socket=v".parse().unwrap());
+    assert!(refusal(VmConfig { vsock, ..fits }).starts_with("18 virtio devices"));
 }
 
 #[test]
@@ -224,6 +229,15 @@ fn a_file_has_one_use_if_any_use_writes() {
             VmConfig { console: socket("f"), serial: socket("./f"), ..minimal() },
             "the console",
             "the serial port",
+        ),
+        (
+            VmConfig {
+                vsock: Some("socket=f".parse().unwrap()),
+                console: socket("f"),
+                ..minimal()
+            },
+            "the vsock",
+            "the console",
         ),
         (
             VmConfig { serial: file("f"), log_path: Some("f".into()), ..minimal() },
