@@ -96,6 +96,8 @@ pub enum Kind {
     Console = 3,
     /// Entropy source.
     Rng = 4,
+    /// Sockets.
+    Vsock = 19,
 }
 
 /// A descriptor as it lies in a table (virtio 1.3, 2.7.5).

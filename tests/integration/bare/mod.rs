@@ -14,6 +14,7 @@ mod registers;
 mod rings;
 mod subject;
 mod terminal;
+mod vsock;
 
 use libtest_mimic::Trial;
 
@@ -34,6 +35,7 @@ pub fn tests() -> Vec<Trial> {
         registers::tests(),
         rings::tests(),
         chains::tests(),
+        vsock::tests(),
     ];
     lists.into_iter().flatten().collect()
 }

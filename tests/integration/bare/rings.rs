@@ -77,9 +77,7 @@ pub fn tests() -> Vec<Trial> {
 
 fn is_refused(subject: Subject, device: &Device<'_>, spoil: Spoil) {
     device.negotiate(0);
-    if subject.queue_index() == 1 {
-        let _receive = device.queue(0);
-    }
+    subject.set_up_others(device);
     let mut queue = Queue::new(*device, subject.queue_index());
     queue.clear();
     spoil(&mut queue);

@@ -6,6 +6,8 @@ use harness::puppet::Puppet;
 use harness::virtio::{Answer, Descriptor, Device, Kind, Queue};
 use harness::{Need, Scratch, Vmm};
 
+use super::vsock::{Header, op};
+
 /// A device and the queue that carries its requests.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Subject {
@@ -17,6 +19,8 @@ pub enum Subject {
     Net,
     /// The transmit queue of a console.
     Console,
+    /// The transmit queue of a socket device.
+    Vsock,
 }
 
 /// Sectors of the disk; each is filled with its number.
@@ -24,7 +28,7 @@ pub const SECTORS: u8 = 64;
 
 impl Subject {
     /// All of them.
-    pub const ALL: [Self; 4] = [Self::Rng, Self::Block, Self::Net, Self::Console];
+    pub const ALL: [Self; 5] = [Self::Rng, Self::Block, Self::Net, Self::Console, Self::Vsock];
 
     /// The name in the names of tests.
     pub fn name(self) -> &'static str {
@@ -33,6 +37,7 @@ impl Subject {
             Self::Block => "block",
             Self::Net => "net",
             Self::Console => "console",
+            Self::Vsock => "vsock",
         }
     }
 
@@ -51,6 +56,7 @@ impl Subject {
             Self::Block => Kind::Block,
             Self::Net => Kind::Net,
             Self::Console => Kind::Console,
+            Self::Vsock => Kind::Vsock,
         }
     }
 
@@ -58,7 +64,7 @@ impl Subject {
     pub fn queue_index(self) -> u16 {
         match self {
             Self::Rng | Self::Block => 0,
-            Self::Net | Self::Console => 1,
+            Self::Net | Self::Console | Self::Vsock => 1,
         }
     }
 
@@ -84,6 +90,10 @@ impl Subject {
                 let target = format!("file={}", scratch.join("console").display());
                 run(Vmm::puppet("").args(["--rng", "off"]).console(&target));
             }
+            Self::Vsock => {
+                let vsock = format!("socket={}", scratch.join("vsock").display());
+                run(Vmm::puppet("").args(["--rng", "off", "--vsock", &vsock]));
+            }
         }
     }
 
@@ -91,12 +101,22 @@ impl Subject {
     #[track_caller]
     pub fn set_up<'p>(self, device: &Device<'p>, features: u64) -> Queue<'p> {
         device.negotiate(features);
-        if self.queue_index() == 1 {
-            let _receive = device.queue(0);
-        }
+        self.set_up_others(device);
         let queue = device.queue(self.queue_index());
         device.driver_ok();
         queue
+    }
+
+    /// Sets up the queues that the device cannot do without, but for the one that takes the requests.
+    pub fn set_up_others(self, device: &Device<'_>) {
+        let others: &[u16] = match self {
+            Self::Rng | Self::Block => &[],
+            Self::Net | Self::Console => &[0],
+            Self::Vsock => &[0, 2],
+        };
+        for index in others {
+            let _other = device.queue(*index);
+        }
     }
 
     /// A chain that makes a correct request of one small answer.
@@ -112,6 +132,7 @@ impl Subject {
             // The header that precedes each frame, and the smallest frame.
             Self::Net => vec![Descriptor::readable(buffer(0), 12 + 60)],
             Self::Console => vec![Descriptor::readable(buffer(0), 8)],
+            Self::Vsock => vec![Descriptor::readable(buffer(0), 44)],
         }
     }
 
@@ -146,6 +167,11 @@ impl Subject {
             }
             Self::Net => puppet.store(queue.buffer(0), &[&[0; 12], &frame()[..]].concat()),
             Self::Console => puppet.store(queue.buffer(0), b"console\n"),
+            // A reset of a connection that does not exist.
+            Self::Vsock => {
+                let header = Header { op: op::RESET, ..Header::default() };
+                puppet.store(queue.buffer(0), &header.bytes());
+            }
         }
     }
 
@@ -154,7 +180,7 @@ impl Subject {
         match self {
             Self::Rng => 64,
             Self::Block => 512 + 1,
-            Self::Net | Self::Console => 0,
+            Self::Net | Self::Console | Self::Vsock => 0,
         }
     }
 
@@ -167,7 +193,7 @@ impl Subject {
                 assert_eq!(puppet.load(queue.buffer(2), 1), [0], "status");
                 assert_eq!(puppet.load(queue.buffer(1), 512), [3; 512], "contents of sector 3");
             }
-            Self::Net | Self::Console => {}
+            Self::Net | Self::Console | Self::Vsock => {}
         }
     }
 
