@@ -216,12 +216,11 @@ impl Limiter {
         let wait_for_bytes = bandwidth.as_mut().map(|bucket| bucket.charge(bytes, now));
         let wait_for_ops = ops.as_mut().map(|bucket| bucket.charge(1, now));
         let wait = wait_for_bytes.max(wait_for_ops).filter(|wait| !wait.is_zero())?;
-        let rates = [limits.bandwidth, limits.ops];
-        let refill = rates.into_iter().flatten().map(Rate::refill_time).min().unwrap_or_default();
+        let slack = [limits.bandwidth, limits.ops].into_iter().flatten().map(slack).min();
         Some(Closed {
             // Beyond the clock's end is not within anybody's life.
             until: now.checked_add(wait.min(FOREVER)).unwrap_or(now),
-            slack: (refill / 4).min(MAX_SLACK),
+            slack: slack.unwrap_or_default(),
             changes: self.changes.load(Ordering::Relaxed),
             is_armed: false,
         })
@@ -230,9 +229,14 @@ impl Limiter {
 
 /// The longest that a gate stays closed: ten years, which a clock can count.
 const FOREVER: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
-/// How much later than necessary a closed gate opens at most, so that one wake-up lets several requests
-/// pass. The bucket goes on filling meanwhile, so nothing is lost: hence also the quarter of its time.
+/// How much later than necessary a closed gate opens at most, so that one wake-up lets several requests pass.
 const MAX_SLACK: Duration = Duration::from_millis(1);
+
+/// How late a gate at a bucket with this `rate` may open without a loss: what the bucket earns meanwhile must
+/// fit into it beside the one token that it has by then.
+fn slack(rate: Rate) -> Duration {
+    if rate.size() == 1 { Duration::ZERO } else { (rate.refill_time() / 4).min(MAX_SLACK) }
+}
 
 /// Why and how long a gate is closed.
 #[derive(Debug, Clone, Copy)]

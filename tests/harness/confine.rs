@@ -1,7 +1,9 @@
-//! Takes things away from a process before it starts, to see how `vmm` speaks of what it misses.
+//! Takes things away from a process before it starts, to see how `vmm` speaks of what it misses; and leaves it
+//! descriptors.
 
 use std::ffi::{CStr, CString};
 use std::io;
+use std::os::fd::RawFd;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
@@ -10,7 +12,7 @@ use std::ptr;
 
 use crate::scratch::Scratch;
 
-/// What to take away.
+/// What to take away, or to leave.
 pub enum Confinement {
     /// /dev has nothing in it.
     EmptyDev,
@@ -25,6 +27,8 @@ pub enum Confinement {
     NoCapabilities,
     /// A limit of the process, such as `RLIMIT_NOFILE`.
     Limit(libc::__rlimit_resource_t, libc::rlim_t),
+    /// This descriptor stays open under its number.
+    Inherits(RawFd),
 }
 
 /// A confinement that needs no allocation any more: it is applied between fork and exec.
@@ -33,6 +37,7 @@ enum Step {
     Mount { from: CString, to: CString, kind: CString, flags: libc::c_ulong },
     DropCapabilities,
     Limit(libc::__rlimit_resource_t, libc::rlim_t),
+    KeepOpen(RawFd),
 }
 
 /// Makes `command` start with all of `confinement` in force.
@@ -92,6 +97,7 @@ fn steps(confinement: Confinement) -> Vec<Step> {
         ],
         Confinement::NoCapabilities => vec![Step::DropCapabilities],
         Confinement::Limit(resource, value) => vec![Step::Limit(resource, value)],
+        Confinement::Inherits(fd) => vec![Step::KeepOpen(fd)],
     }
 }
 
@@ -110,6 +116,8 @@ impl Step {
                 // SAFETY: the call reads an rlimit.
                 check(unsafe { libc::setrlimit(*resource, &raw const limit) })
             }
+            // SAFETY: takes numbers; the flag is the child's own.
+            Self::KeepOpen(fd) => check(unsafe { libc::fcntl(*fd, libc::F_SETFD, 0) }),
         }
     }
 }

@@ -132,6 +132,15 @@ impl Tap {
         set_up(name).unwrap_or_else(|e| panic!("{name}: {e}"));
     }
 
+    /// One more queue of it, for a process to inherit.
+    #[must_use]
+    pub fn open_queue(&self) -> File {
+        let device = File::options().read(true).write(true).open("/dev/net/tun");
+        let device = device.unwrap_or_else(|e| panic!("/dev/net/tun: {e}"));
+        attach(&device, self.name, self.flags).unwrap_or_else(|e| panic!("{}: {e}", self.name));
+        device
+    }
+
     /// Changes the longest frame.
     pub fn set_mtu(&self, mtu: i32) {
         let mut request = request(self.name);

@@ -37,9 +37,9 @@ impl Gate {
 
     /// One operation on `bytes` of data passes.
     #[inline]
-    pub fn charge(&mut self, bytes: usize) {
+    pub fn charge(&mut self, bytes: u64) {
         if self.limiter.is_limited.load(Ordering::Relaxed) {
-            self.closed = self.limiter.charge(bytes as u64);
+            self.closed = self.limiter.charge(bytes);
         }
     }
 

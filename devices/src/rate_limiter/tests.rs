@@ -154,8 +154,28 @@ fn the_largest_numbers_do_not_overflow() {
     assert!(bucket.charge(u64::MAX, start) > FOREVER);
     let limiter = Limiter::new(bandwidth(rate(1, Duration::MAX)));
     let mut gate = Gate::new(limiter);
-    gate.charge(usize::MAX);
+    gate.charge(u64::MAX);
     assert!(gate.is_closed());
+}
+
+#[test]
+fn a_timer_that_comes_late_loses_nothing() {
+    for (size, refill) in [(1, 1), (2, 1), (3, 7), (10, 3), (1000, 100), (1 << 30, 2)] {
+        let clock = FakeClock::new();
+        let refill = Duration::from_millis(refill);
+        let limits = Limits { bandwidth: None, ops: Some(rate(size, refill)) };
+        let limiter = Limiter::with_clock(limits, Box::new(clock.clone()));
+        let (start, mut passed) = (clock.now(), 0_u128);
+        for _ in 0..10_000 {
+            passed += 1;
+            if let Some(closed) = limiter.charge(0) {
+                clock.advance(closed.until - clock.now() + closed.slack);
+            }
+        }
+        let elapsed = (clock.now() - start).as_nanos();
+        let earned = elapsed * u128::from(size) / refill.as_nanos();
+        assert!(passed + 1 >= earned, "{passed} of {earned} with a bucket of {size}");
+    }
 }
 
 #[test]

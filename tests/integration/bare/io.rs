@@ -1,8 +1,10 @@
 //! Disks and nets with limits, queues and threads of their own; threads that are pinned.
 
 use std::fs;
+use std::os::fd::AsRawFd;
 use std::time::Instant;
 
+use harness::confine::Confinement;
 use harness::network::{Tap, in_own_network, interface_counter, interfaces};
 use harness::puppet::Puppet;
 use harness::virtio::{Answer, Descriptor, Device, Kind, Queue, register};
@@ -28,6 +30,7 @@ pub fn network_tests() -> Vec<Trial> {
     vec![
         own("bare::io::net_beyond_its_limit_waits", net_beyond_its_limit_waits),
         own("bare::io::net_with_two_queues", net_with_two_queues),
+        own("bare::io::net_on_inherited_queues", net_on_inherited_queues),
         own("bare::io::net_on_a_thread_of_its_own", net_on_a_thread_of_its_own),
         own("bare::io::tap_that_has_one_queue_only", tap_that_has_one_queue_only),
     ]
@@ -285,14 +288,33 @@ fn net_beyond_its_limit_waits() {
 }
 
 fn net_with_two_queues() {
-    const MQ: u64 = 1 << 22;
-    const CTRL_VQ: u64 = 1 << 17;
     let args = ["--rng", "off", "--net", "tap=tap0,queues=2"];
     let puppet = Puppet::start(Vmm::puppet("").args(args));
-    let device = Device::find(&puppet, Kind::Net);
+    harness::network::set_up("tap0").unwrap();
+    send_on_both_queues(&puppet);
+    puppet.finish();
+    assert!(!interfaces().contains(&"tap0".to_owned()), "a tap that vmm made is gone");
+}
+
+fn net_on_inherited_queues() {
+    let tap = Tap::with_queues("tap0");
+    let (first, second) = (tap.open_queue(), tap.open_queue());
+    let fds = [first.as_raw_fd(), second.as_raw_fd()];
+    let net = format!("fd={}:{}", fds[0], fds[1]);
+    let vmm = Vmm::puppet("").args(["--rng", "off", "--net", &net]);
+    let vmm = fds.into_iter().fold(vmm, |vmm, fd| vmm.confined(Confinement::Inherits(fd)));
+    let puppet = Puppet::start(vmm);
+    drop((first, second));
+    send_on_both_queues(&puppet);
+    puppet.finish();
+}
+
+fn send_on_both_queues(puppet: &Puppet) {
+    const MQ: u64 = 1 << 22;
+    const CTRL_VQ: u64 = 1 << 17;
+    let device = Device::find(puppet, Kind::Net);
     assert_eq!(device.offered() & (MQ | CTRL_VQ), MQ | CTRL_VQ);
     assert_eq!(puppet.read(2, device.window + register::CONFIG + 8), 2, "queue pairs");
-    harness::network::set_up("tap0").unwrap();
     device.negotiate(MQ | CTRL_VQ);
     let mut queues: Vec<Queue<'_>> = (0..5).map(|index| device.queue(index)).collect();
     device.driver_ok();
@@ -306,12 +328,10 @@ fn net_with_two_queues() {
     let before = interface_counter("tap0", "rx_packets");
     for index in [1, 3] {
         let send = &mut queues[index];
-        Subject::Net.fill_buffers(&puppet, send);
+        Subject::Net.fill_buffers(puppet, send);
         assert_eq!(send.request(&Subject::Net.chain(send)), Answer::Used(0, 0));
     }
     assert_eq!(interface_counter("tap0", "rx_packets"), before + 2);
-    puppet.finish();
-    assert!(!interfaces().contains(&"tap0".to_owned()), "a tap that vmm made is gone");
 }
 
 fn net_on_a_thread_of_its_own() {

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use super::control::Shared;
 use super::counters::QueueCounters;
-use super::request::{HEADER, Kind, Request, Rules, Status, Step};
+use super::request::{Kind, Request, Rules, Status, Step};
 use crate::backend::disk::io::{DiskIo, Op, Started};
 use crate::event::Interest;
 use crate::rate_limiter::Gate;
@@ -155,11 +155,11 @@ impl Handler {
             }
             let memory = self.queue.memory();
             let (readable, writable) = (slot.chain.readable(memory), slot.chain.writable(memory));
-            let len = readable.len() + writable.len();
-            bytes += len;
-            self.gate.charge(len.saturating_sub(HEADER + 1));
+            bytes += readable.len() + writable.len();
             let request = Request::parse(&readable, &writable, &self.rules);
-            slot.request = Some(request.map_err(|fault| self.queue.fault(fault))?);
+            let request = request.map_err(|fault| self.queue.fault(fault))?;
+            self.gate.charge(request.cost());
+            slot.request = Some(request);
             self.run(index)?;
         }
         Ok(Stop::BatchFull)

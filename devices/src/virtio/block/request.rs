@@ -19,7 +19,7 @@ use crate::memory::Buffers;
 use crate::virtio::queue::Fault;
 
 /// Length of the header: type, a reserved word, first sector.
-pub(super) const HEADER: usize = 16;
+const HEADER: usize = 16;
 /// Length of one range of a discard or write-zeroes request: first sector, sectors, flags.
 const RANGE: usize = 16;
 /// Length of a device's serial number.
@@ -83,6 +83,8 @@ pub(super) struct Request {
     /// Bytes moved between the disk and the buffer, or written to the buffer by GET_ID.
     moved: usize,
     retries: u8,
+    /// Bytes that the host reads or writes for it, as far as limits count them.
+    cost: u64,
 }
 
 /// What remains to be done.
@@ -150,6 +152,12 @@ impl Request {
     /// What is asked for.
     pub(super) fn kind(&self) -> Kind {
         self.kind
+    }
+
+    /// Bytes that count towards a limit: those of reads and writes, and of zeroes, which a host may have to
+    /// write like data.
+    pub(super) fn cost(&self) -> u64 {
+        self.cost
     }
 
     /// Bytes of data moved so far.
@@ -252,7 +260,7 @@ impl Request {
     }
 
     fn new(kind: Kind, stage: Stage) -> Self {
-        Self { kind, stage, moved: 0, retries: 0 }
+        Self { kind, stage, moved: 0, retries: 0, cost: 0 }
     }
 
     fn over(kind: Kind, status: Status) -> Self {
@@ -263,7 +271,8 @@ impl Request {
         let bytes = len as u64;
         let is_allowed = kind == Kind::Read || !rules.read_only;
         if is_allowed && bytes.is_multiple_of(SECTOR) && is_on_disk(sector, bytes / SECTOR, rules) {
-            return Self::new(kind, Stage::Transfer { offset: sector * SECTOR, left: len });
+            let stage = Stage::Transfer { offset: sector * SECTOR, left: len };
+            return Self { cost: bytes, ..Self::new(kind, stage) };
         }
         Self::over(Kind::Refused, Status::IoError)
     }
@@ -294,13 +303,17 @@ impl Request {
             return refused(Status::IoError);
         }
         // All of them before the first is touched: a request is refused as a whole.
+        let mut zeroed: u64 = 0;
         for index in 0..count {
-            if let Err(status) = read_range(kind, readable, index, rules)? {
-                return refused(status);
+            match read_range(kind, readable, index, rules)? {
+                Ok(range) if kind == Kind::WriteZeroes => zeroed += range.len,
+                Ok(_) => {}
+                Err(status) => return refused(status),
             }
         }
         let nothing = Range { offset: 0, len: 0, unmap: false };
-        Ok(Self::new(kind, Stage::Clear { range: nothing, next: 0, count }))
+        let stage = Stage::Clear { range: nothing, next: 0, count };
+        Ok(Self { cost: zeroed, ..Self::new(kind, stage) })
     }
 }
 

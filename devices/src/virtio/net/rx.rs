@@ -241,7 +241,7 @@ impl Receiver {
         } else {
             self.large_streak.saturating_sub(1)
         };
-        self.gate.charge(len - header::LEN);
+        self.gate.charge((len - header::LEN) as u64);
         let counters = &self.port.shared.counters;
         counters.rx_frames.increment();
         counters.rx_bytes.add(len - header::LEN);

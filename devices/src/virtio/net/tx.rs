@@ -57,7 +57,7 @@ impl QueueHandler for Sender {
         queue.serve_until(MAX_BATCH, chain, |memory, chain| {
             let frame = chain.readable(memory);
             send(port, iovecs, &frame);
-            gate.charge(frame.len().saturating_sub(header::LEN));
+            gate.charge(frame.len().saturating_sub(header::LEN) as u64);
             // Nothing is written to a sent buffer.
             Ok(if gate.is_closed() { ControlFlow::Break(0) } else { ControlFlow::Continue(0) })
         })

@@ -81,6 +81,23 @@ fn bytes_beyond_the_limit_wait_for_their_time() {
 }
 
 #[test]
+fn zeroes_count_like_data_and_what_is_refused_or_discarded_does_not() {
+    let limits = Limits { bandwidth: Rate::new(4096, SECOND, 0), ops: None };
+    let (setup, clock) = limited(limits);
+    let mut rig = setup.start();
+    rig.put_range(DATA, 0, 64, 0);
+    assert_eq!(rig.ask(DISCARD, 0, &[(DATA, 16, false)]), (OK, 1));
+    assert_eq!(rig.ask(IN, SECTORS, &[(DATA, 65536, true)]), (IOERR, 1));
+    assert_eq!(rig.ask(WRITE_ZEROES, 0, &[(DATA, 16, false)]), (OK, 1));
+    rig.send(FLUSH, 0, &[]);
+    // 32 KiB: a full bucket and seven seconds.
+    clock.advance(7 * SECOND);
+    assert_waiting(&mut rig);
+    clock.advance(SECOND / 100);
+    rig.finish(1);
+}
+
+#[test]
 fn the_timer_brings_the_queue_back() {
     for engine in ENGINES {
         let limits = Limits { bandwidth: None, ops: Rate::new(1, Duration::from_millis(2), 0) };
