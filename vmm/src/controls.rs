@@ -33,3 +33,6 @@ impl Controls {
         self.nets.push((id.to_owned(), control));
     }
 }
+
+#[cfg(test)]
+mod tests;
