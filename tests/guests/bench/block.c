@@ -8,6 +8,8 @@
 #include "bench.h"
 
 #define DEVICE 2
+/* The host may answer a write before it is on the disk, as for any driver that can flush. */
+#define FLUSH (1ul << 9)
 #define MARKED 4096u
 #define SECTOR 512u
 #define DEPTH_MAX 64
@@ -78,7 +80,7 @@ void block(int is_write)
     size = (u32)word("size=");
     depth = (u32)word("depth=");
     lay_out(is_write);
-    start_device(DEVICE, 0, 1);
+    start_device(DEVICE, FLUSH, 1);
     ready();
     for (u64 batch = 0; batch < batches; batch++) {
         aim(blocks, is_write);
