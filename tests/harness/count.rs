@@ -102,7 +102,7 @@ fn call(line: &str) -> Option<(&str, &str)> {
     is_name.then_some((name, arguments))
 }
 
-/// Memory of a process in bytes, without its guest's RAM.
+/// Memory of a process in bytes, its guest's RAM apart.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 pub struct Memory {
     /// Pages that no other process has. The program's own pages are among them while no other runs.
@@ -111,6 +111,8 @@ pub struct Memory {
     pub anonymous: u64,
     /// All pages in memory.
     pub resident: u64,
+    /// Pages of the guest's RAM in memory.
+    pub guest: u64,
 }
 
 /// Memory of process `pid`, whose guest has `ram` bytes, less than fits below the hole at 3 GiB.
@@ -134,13 +136,15 @@ fn memory_in(smaps: &str, ram: u64) -> Memory {
         }
         let mut words = line.split_whitespace();
         let field = match words.next() {
+            Some("Rss:") if is_ram => &mut memory.guest,
+            _ if is_ram => continue,
             Some("Private_Clean:" | "Private_Dirty:" | "Private_Hugetlb:") => &mut memory.private,
             Some("Anonymous:") => &mut memory.anonymous,
             Some("Rss:") => &mut memory.resident,
             _ => continue,
         };
         let kib: u64 = words.next().and_then(|word| word.parse().ok()).unwrap_or(0);
-        *field += if is_ram { 0 } else { kib << 10 };
+        *field += kib << 10;
     }
     memory
 }
@@ -221,6 +225,7 @@ mod tests {
             12000-20000 rw-p 00000000 00:00 0\n\
             Rss: 40 kB\nPrivate_Dirty: 40 kB\nAnonymous: 40 kB\n";
         let memory = memory_in(smaps, 0x10000);
-        assert_eq!(memory, Memory { private: 8 << 10, anonymous: 4 << 10, resident: 12 << 10 });
+        let (private, anonymous, resident, guest) = (8 << 10, 4 << 10, 12 << 10, 48 << 10);
+        assert_eq!(memory, Memory { private, anonymous, resident, guest });
     }
 }

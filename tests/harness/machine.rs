@@ -228,6 +228,12 @@ impl Machine {
         count::memory(self.pid(), 32 << 20).private
     }
 
+    /// How much of the guest's RAM, which is `ram` bytes in all, the host's memory holds, in bytes.
+    #[must_use]
+    pub fn guest_memory(&self, ram: u64) -> u64 {
+        count::memory(self.pid(), ram).guest
+    }
+
     /// How many threads the process has.
     #[must_use]
     pub fn threads(&self) -> usize {

@@ -98,6 +98,8 @@ pub enum Kind {
     Rng = 4,
     /// Sockets.
     Vsock = 19,
+    /// Memory balloon.
+    Balloon = 5,
 }
 
 /// A descriptor as it lies in a table (virtio 1.3, 2.7.5).

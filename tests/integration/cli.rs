@@ -305,8 +305,8 @@ fn config_file_mistakes() {
             &["vsock", "2", "3 to 4294967294"],
         ),
         (
-            r#"{"boot-source": {"kernel_image_path": "k"}, "balloon": {"amount_mib": 1, "deflate_on_oom": false}}"#,
-            &["balloon"],
+            r#"{"boot-source": {"kernel_image_path": "k"}, "balloon": {"amount_mib": 1000, "deflate_on_oom": false}}"#,
+            &["balloon of 1000 MiB", "512 MiB of memory"],
         ),
         (
             r#"{"boot-source": {"kernel_image_path": "k"}, "machine-config": {"vcpu_count": 0, "mem_size_mib": 64}}"#,

@@ -15,6 +15,7 @@ use arch::{ApicIds, BootProtocol, Machine, Range, SerialPort, Topology, layout};
 use devices::backend::disk::io::Engine;
 use devices::backend::disk::{Disk, DiskError, DiskOptions};
 use devices::backend::net::tap::{Tap, TapError};
+use devices::backend::reclaim::HostReclaim;
 use devices::backend::vsock::UnixEndpoint;
 use devices::bus::BusDevice;
 use devices::legacy::i8042::I8042;
@@ -22,6 +23,7 @@ use devices::legacy::serial::{Serial, SerialInput};
 use devices::memory::GuestMemory;
 use devices::platform::{BootTimer, DebugExit, POWER_PORTS, Power, PvPanic};
 use devices::rate_limiter::Limiter;
+use devices::virtio::balloon::{Balloon, BalloonError, BalloonOptions};
 use devices::virtio::block::{Block, BlockOptions, SerialError};
 use devices::virtio::console::Console;
 use devices::virtio::net::{MacAddress, Mtu, Net, NetError, NetOptions};
@@ -34,7 +36,9 @@ use vmm_sys_util::eventfd::EventFd;
 use crate::affinity::CpuSet;
 use crate::boot::{self, Entry, Kernel};
 use crate::boot_trace::{self, Stage};
-use crate::config::{ConfigError, Cpus, DiskEngine, DiskPlan, NetPlan, NetSource, Plan};
+use crate::config::{
+    BalloonPlan, ConfigError, Cpus, DiskEngine, DiskPlan, NetPlan, NetSource, Plan,
+};
 use crate::consoles::{Consoles, OnLoop};
 use crate::controls::Controls;
 use crate::device_manager::{AttachError, DeviceManager};
@@ -50,6 +54,8 @@ use crate::vm::Microvm;
 
 /// The serial port, where a PC has its first.
 const COM1: SerialPort = SerialPort { port: layout::COM1_PORT, gsi: layout::COM1_GSI };
+/// Bytes of a page that is not huge.
+const USUAL_PAGE: u64 = 4096;
 /// Ports of a 16550.
 const SERIAL_PORTS: u64 = 8;
 
@@ -74,6 +80,9 @@ pub enum BuildError {
     /// A disk's serial number.
     #[error(transparent)]
     Serial(#[from] SerialError),
+    /// The balloon.
+    #[error(transparent)]
+    Balloon(#[from] BalloonError),
     /// A tap.
     #[error(transparent)]
     Tap(#[from] TapError),
@@ -344,6 +353,11 @@ fn attach_virtio(
     if plan.rng {
         manager.attach_virtio("rng", Box::new(Rng::new(Box::new(open_urandom))))?;
     }
+    if let Some(wanted) = &plan.balloon {
+        let balloon = balloon(wanted, plan)?;
+        controls.set_balloon(balloon.control());
+        manager.attach_virtio("balloon", Box::new(balloon))?;
+    }
     Ok(controls)
 }
 
@@ -377,6 +391,21 @@ fn network(plan: &NetPlan) -> Result<Net, BuildError> {
         rx_limiter: Limiter::new(plan.rx_limits),
         tx_limiter: Limiter::new(plan.tx_limits),
     }))
+}
+
+fn balloon(wanted: &BalloonPlan, plan: &Plan) -> Result<Balloon, BalloonError> {
+    // Transparent huge pages can be broken up, reserved ones cannot.
+    let page_size = plan.backing.pages.reserved_size().unwrap_or(USUAL_PAGE);
+    Balloon::new(BalloonOptions {
+        id: "balloon".to_owned(),
+        target_mib: wanted.size_mib,
+        memory_mib: plan.memory_bytes >> 20,
+        deflate_on_oom: wanted.deflate_on_oom,
+        statistics: wanted.statistics,
+        reporting: wanted.reporting,
+        hinting: wanted.hinting,
+        reclaim: Arc::new(HostReclaim::new(page_size)),
+    })
 }
 
 fn open_urandom() -> std::io::Result<Box<dyn Read + Send>> {

@@ -19,9 +19,9 @@ use log::LevelFilter;
 pub use usage::UsageError;
 
 use crate::config::{
-    BootProtocol, CmdlineConfig, ConfigError, ConsoleTarget, CpuTemplateConfig, CpusConfig,
-    DiskConfig, IoThread, MemoryConfig, NetConfig, OnReboot, Plan, VmConfig, VsockConfig,
-    parse_duration, parse_level,
+    BalloonConfig, BootProtocol, CmdlineConfig, ConfigError, ConsoleTarget, CpuTemplateConfig,
+    CpusConfig, DiskConfig, IoThread, MemoryConfig, NetConfig, OnReboot, Plan, VmConfig,
+    VsockConfig, parse_duration, parse_level,
 };
 
 /// What the user wants of this process.
@@ -239,6 +239,14 @@ struct DeviceArgs {
         value_parser = PossibleValuesParser::new(["on", "off"]).map(|word| word == "on")
     )]
     rng: Option<bool>,
+    /// Memory balloon: SIZE[,deflate-on-oom][,stats=TIME][,reporting][,hinting]
+    ///
+    /// SIZE is taken from the guest and goes back to the host; with deflate-on-oom the guest may have it back
+    /// before it kills processes. With reporting, pages go back whenever they become free in the guest. stats
+    /// asks the guest for numbers at intervals; with hinting it can be asked for all its free pages.
+    /// Of hugepages=2M and 1G only whole pages go back, which takes reporting or hinting.
+    #[arg(long, value_name = "BALLOON")]
+    balloon: Option<BalloonConfig>,
 }
 
 #[derive(Debug, clap::Args)]
@@ -312,6 +320,7 @@ impl Args {
                 console: devices.console,
                 serial: devices.serial,
                 rng: devices.rng,
+                balloon: devices.balloon,
                 id: machine.id,
                 timeout: run.timeout,
                 grace: run.grace,

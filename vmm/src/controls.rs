@@ -2,6 +2,7 @@
 //!
 //! A change holds until the machine is built again: then the plan decides.
 
+use devices::virtio::balloon::BalloonControl;
 use devices::virtio::block::BlockControl;
 use devices::virtio::net::NetControl;
 
@@ -10,6 +11,7 @@ use devices::virtio::net::NetControl;
 pub struct Controls {
     disks: Vec<(String, BlockControl)>,
     nets: Vec<(String, NetControl)>,
+    balloon: Option<BalloonControl>,
 }
 
 impl Controls {
@@ -23,6 +25,16 @@ impl Controls {
     #[must_use]
     pub fn net(&self, id: &str) -> Option<&NetControl> {
         self.nets.iter().find(|(name, _)| name == id).map(|(_, control)| control)
+    }
+
+    /// The balloon, if the machine has one.
+    #[must_use]
+    pub fn balloon(&self) -> Option<&BalloonControl> {
+        self.balloon.as_ref()
+    }
+
+    pub(crate) fn set_balloon(&mut self, control: BalloonControl) {
+        self.balloon = Some(control);
     }
 
     pub(crate) fn add_disk(&mut self, id: &str, control: BlockControl) {

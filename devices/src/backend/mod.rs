@@ -3,5 +3,6 @@
 pub mod console;
 pub mod disk;
 pub mod net;
+pub mod reclaim;
 pub mod socket;
 pub mod vsock;

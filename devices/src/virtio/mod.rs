@@ -2,6 +2,7 @@
 //!
 //! Only "modern" virtio with split rings is spoken; there is no legacy interface.
 
+pub mod balloon;
 pub mod block;
 pub mod console;
 pub mod device;
@@ -27,6 +28,8 @@ impl DeviceType {
     pub const RNG: Self = Self(4);
     /// Sockets.
     pub const VSOCK: Self = Self(19);
+    /// Memory balloon.
+    pub const BALLOON: Self = Self(5);
 }
 
 /// Feature bits that every transport offers or knows (virtio 1.3, section 6).

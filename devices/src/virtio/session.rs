@@ -44,6 +44,11 @@ impl Sessions {
         session
     }
 
+    /// Whether a driver works with the device.
+    pub(super) fn is_present(&self) -> bool {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).present.strong_count() > 0
+    }
+
     /// Has every handler of the device called.
     pub(super) fn wake(&self) {
         let present = self.0.lock().unwrap_or_else(PoisonError::into_inner).present.upgrade();

@@ -21,6 +21,8 @@ pub enum Subject {
     Console,
     /// The transmit queue of a socket device.
     Vsock,
+    /// The inflate queue of a balloon.
+    Balloon,
 }
 
 /// Sectors of the disk; each is filled with its number.
@@ -28,7 +30,8 @@ pub const SECTORS: u8 = 64;
 
 impl Subject {
     /// All of them.
-    pub const ALL: [Self; 5] = [Self::Rng, Self::Block, Self::Net, Self::Console, Self::Vsock];
+    pub const ALL: [Self; 6] =
+        [Self::Rng, Self::Block, Self::Net, Self::Console, Self::Vsock, Self::Balloon];
 
     /// The name in the names of tests.
     pub fn name(self) -> &'static str {
@@ -38,6 +41,7 @@ impl Subject {
             Self::Net => "net",
             Self::Console => "console",
             Self::Vsock => "vsock",
+            Self::Balloon => "balloon",
         }
     }
 
@@ -57,13 +61,14 @@ impl Subject {
             Self::Net => Kind::Net,
             Self::Console => Kind::Console,
             Self::Vsock => Kind::Vsock,
+            Self::Balloon => Kind::Balloon,
         }
     }
 
     /// Which queue takes the requests.
     pub fn queue_index(self) -> u16 {
         match self {
-            Self::Rng | Self::Block => 0,
+            Self::Rng | Self::Block | Self::Balloon => 0,
             Self::Net | Self::Console | Self::Vsock => 1,
         }
     }
@@ -94,6 +99,7 @@ impl Subject {
                 let vsock = format!("socket={}", scratch.join("vsock").display());
                 run(Vmm::puppet("").args(["--rng", "off", "--vsock", &vsock]));
             }
+            Self::Balloon => run(Vmm::puppet("").args(["--rng", "off", "--balloon", "0"])),
         }
     }
 
@@ -113,6 +119,8 @@ impl Subject {
             Self::Rng | Self::Block => &[],
             Self::Net | Self::Console => &[0],
             Self::Vsock => &[0, 2],
+            // What leaves the balloon.
+            Self::Balloon => &[1],
         };
         for index in others {
             let _other = device.queue(*index);
@@ -133,6 +141,7 @@ impl Subject {
             Self::Net => vec![Descriptor::readable(buffer(0), 12 + 60)],
             Self::Console => vec![Descriptor::readable(buffer(0), 8)],
             Self::Vsock => vec![Descriptor::readable(buffer(0), 44)],
+            Self::Balloon => vec![Descriptor::readable(buffer(0), 4 * 8)],
         }
     }
 
@@ -172,6 +181,12 @@ impl Subject {
                 let header = Header { op: op::RESET, ..Header::default() };
                 puppet.store(queue.buffer(0), &header.bytes());
             }
+            // The last pages of 32 MiB, in reverse.
+            Self::Balloon => {
+                let pages: Vec<u8> =
+                    (0x1ff8..0x2000_u32).rev().flat_map(u32::to_le_bytes).collect();
+                puppet.store(queue.buffer(0), &pages);
+            }
         }
     }
 
@@ -180,7 +195,7 @@ impl Subject {
         match self {
             Self::Rng => 64,
             Self::Block => 512 + 1,
-            Self::Net | Self::Console | Self::Vsock => 0,
+            Self::Net | Self::Console | Self::Vsock | Self::Balloon => 0,
         }
     }
 
@@ -193,7 +208,7 @@ impl Subject {
                 assert_eq!(puppet.load(queue.buffer(2), 1), [0], "status");
                 assert_eq!(puppet.load(queue.buffer(1), 512), [3; 512], "contents of sector 3");
             }
-            Self::Net | Self::Console | Self::Vsock => {}
+            Self::Net | Self::Console | Self::Vsock | Self::Balloon => {}
         }
     }
 

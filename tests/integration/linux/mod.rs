@@ -1,6 +1,7 @@
 //! Tests with Linux guests. Booting one costs most of the time in an emulated machine, so a test asks a guest
 //! everything that belongs together.
 
+mod balloon;
 mod block;
 mod boot;
 mod console;
@@ -12,7 +13,14 @@ use libtest_mimic::Trial;
 
 /// All of them.
 pub fn tests() -> Vec<Trial> {
-    let lists = [boot::tests(), block::tests(), net::tests(), console::tests(), lifecycle::tests()];
+    let lists = [
+        boot::tests(),
+        block::tests(),
+        balloon::tests(),
+        net::tests(),
+        console::tests(),
+        lifecycle::tests(),
+    ];
     lists.into_iter().flatten().collect()
 }
 

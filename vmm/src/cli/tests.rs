@@ -45,7 +45,7 @@ fn long_flags() -> Vec<String> {
 #[test]
 fn the_definition_is_sound() {
     Args::command().debug_assert();
-    assert_eq!(long_flags().len(), 24);
+    assert_eq!(long_flags().len(), 25);
 }
 
 #[test]
@@ -106,6 +106,10 @@ fn every_flag_says_one_thing() {
         ("--rng", VmConfig { rng: Some(true), ..none.clone() }),
         ("--rng on", VmConfig { rng: Some(true), ..none.clone() }),
         ("--rng off", VmConfig { rng: Some(false), ..none.clone() }),
+        (
+            "--balloon 64M,reporting",
+            VmConfig { balloon: Some("64M,reporting".parse().unwrap()), ..none.clone() },
+        ),
         ("--id x", VmConfig { id: Some("x".to_owned()), ..none.clone() }),
         ("--timeout 30s", VmConfig { timeout: seconds(30), ..none.clone() }),
         ("--grace 1m", VmConfig { grace: seconds(60), ..none.clone() }),

@@ -154,6 +154,23 @@ pub enum ConfigError {
         /// Size of the pages.
         page: u64,
     },
+    /// More taken from the guest than it has.
+    #[error(
+        "a balloon of {} does not fit into {} of memory: make it smaller",
+        readable(*bytes), readable(*memory_bytes)
+    )]
+    BalloonTooLarge {
+        /// What was asked for.
+        bytes: u64,
+        /// The guest's memory.
+        memory_bytes: u64,
+    },
+    /// A fraction of a MiB.
+    #[error("a balloon of {} is not a whole number of MiB", readable(*bytes))]
+    BalloonUneven {
+        /// What was asked for.
+        bytes: u64,
+    },
     /// Two disks claim the root file system.
     #[error("{first:?} and {second:?} are both the root disk: keep one")]
     TwoRoots {

@@ -3,6 +3,7 @@
 //! [`VmConfig`] is what was said, with everything optional. [`Plan`] is what will be built: every default
 //! filled in, every check that needs no device done. Nothing here opens a disk, a kernel or /dev/kvm.
 
+mod balloon;
 mod cmdline;
 mod console;
 mod cpu_template;
@@ -28,6 +29,7 @@ use clap::ValueEnum;
 use log::LevelFilter;
 use serde::{Deserialize, Serialize};
 
+pub use balloon::{BalloonConfig, BalloonPlan};
 pub use cmdline::{CMDLINE_MAX, CmdlineConfig};
 pub use console::{ConsoleTarget, SOCKET_PATH_MAX};
 pub use cpu_template::CpuTemplateConfig;
@@ -102,6 +104,8 @@ pub struct VmConfig {
     pub serial: Option<ConsoleTarget>,
     /// Whether there is an entropy device.
     pub rng: Option<bool>,
+    /// The memory balloon.
+    pub balloon: Option<BalloonConfig>,
     /// The machine's name.
     pub id: Option<String>,
     /// How long the machine may run.
@@ -153,6 +157,7 @@ impl VmConfig {
             console: over.console.or(self.console),
             serial: over.serial.or(self.serial),
             rng: over.rng.or(self.rng),
+            balloon: over.balloon.or(self.balloon),
             id: over.id.or(self.id),
             timeout: over.timeout.or(self.timeout),
             grace: over.grace.or(self.grace),

@@ -9,6 +9,7 @@ use std::time::Duration;
 use log::LevelFilter;
 use serde::{Serialize, Serializer};
 
+use super::balloon::BalloonPlan;
 use super::console::ConsoleTarget;
 use super::cpu_template::CpuTemplateConfig;
 use super::cpus::Cpus;
@@ -19,7 +20,8 @@ use super::memory::Backing;
 use super::net::NetPlan;
 use super::vsock::VsockPlan;
 use super::{
-    BootProtocol, OnReboot, VmConfig, cmdline, console, cpus, disk, id, iothread, net, paths, vsock,
+    BootProtocol, OnReboot, VmConfig, balloon, cmdline, console, cpus, disk, id, iothread, net,
+    paths, vsock,
 };
 
 /// Virtio devices of a machine: each has an interrupt line of its own. The I/O APIC leaves 19 lines to
@@ -78,6 +80,8 @@ pub struct Plan {
     pub serial: ConsoleTarget,
     /// Whether there is an entropy device.
     pub rng: bool,
+    /// The memory balloon.
+    pub balloon: Option<BalloonPlan>,
     /// How long the machine may run; above zero.
     #[serde(rename = "timeout_ms", serialize_with = "optional_milliseconds")]
     pub timeout: Option<Duration>,
@@ -140,6 +144,7 @@ impl Plan {
             console,
             serial,
             rng: config.rng.unwrap_or(true),
+            balloon: balloon::resolve(config.balloon, memory_bytes)?,
             timeout: config.timeout,
             grace: config.grace.unwrap_or(GRACE_DEFAULT),
             on_reboot: config.on_reboot.unwrap_or_default(),
@@ -158,7 +163,12 @@ impl Plan {
     }
 
     fn check_device_count(&self) -> Result<(), ConfigError> {
-        let others = [self.vsock.is_some(), self.console != ConsoleTarget::Off, self.rng];
+        let others = [
+            self.vsock.is_some(),
+            self.console != ConsoleTarget::Off,
+            self.rng,
+            self.balloon.is_some(),
+        ];
         let others = others.into_iter().filter(|there| *there).count();
         let count = self.disks.len() + self.nets.len() + others;
         if count > MAX_VIRTIO_DEVICES {

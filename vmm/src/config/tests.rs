@@ -22,6 +22,7 @@ fn full(tag: u16) -> VmConfig {
         console: Some(ConsoleTarget::File(path("console"))),
         serial: Some(ConsoleTarget::File(path("serial"))),
         rng: Some(odd),
+        balloon: Some(format!("{tag}M").parse().unwrap()),
         id: Some(text("id")),
         timeout: Some(Duration::from_secs(tag.into())),
         grace: Some(Duration::from_secs(tag.into())),

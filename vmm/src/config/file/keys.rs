@@ -5,15 +5,16 @@
 
 use std::os::fd::RawFd;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use serde::{Deserialize, Deserializer};
 
 use super::FileError;
 use super::limiter::RateLimiter;
 use crate::config::{
-    Backing, BootProtocol, CmdlineConfig, ConsoleTarget, CpuTemplateConfig, CpusConfig, DiskConfig,
-    DiskEngine, DiskFormat, IoThread, NetConfig, NetSource, OnReboot, Pages, ValueError, VmConfig,
-    VsockConfig, parse_duration, parse_level, parse_mac,
+    Backing, BalloonConfig, BootProtocol, CmdlineConfig, ConsoleTarget, CpuTemplateConfig,
+    CpusConfig, DiskConfig, DiskEngine, DiskFormat, IoThread, NetConfig, NetSource, OnReboot,
+    Pages, ValueError, VmConfig, VsockConfig, parse_duration, parse_level, parse_mac,
 };
 
 /// The whole file.
@@ -27,6 +28,7 @@ pub(super) struct Root {
     network_interfaces: Option<Vec<NetworkInterface>>,
     vsock: Option<Vsock>,
     entropy: Option<Entropy>,
+    balloon: Option<Balloon>,
     logger: Option<Logger>,
     // Our own.
     console: Option<Console>,
@@ -37,7 +39,6 @@ pub(super) struct Root {
     grace: Option<String>,
     on_reboot: Option<OnReboot>,
     // Known, but not here.
-    balloon: Given,
     memory_hotplug: Given,
     metrics: Given,
     mmds_config: Given,
@@ -153,6 +154,17 @@ struct Entropy {
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
+struct Balloon {
+    amount_mib: u32,
+    deflate_on_oom: bool,
+    /// Seconds; 0 for none.
+    stats_polling_interval_s: Option<u16>,
+    free_page_hinting: Option<bool>,
+    free_page_reporting: Option<bool>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
 struct Logger {
     log_path: Option<PathBuf>,
     level: Option<String>,
@@ -229,6 +241,7 @@ impl Root {
             unsupported(entropy.rate_limiter.0, "entropy.rate_limiter", RATE_LIMITER)?;
             config.rng = Some(entropy.enabled.unwrap_or(true));
         }
+        config.balloon = self.balloon.map(Balloon::into_config);
         if let Some(logger) = self.logger {
             logger.put_into(&mut config)?;
         }
@@ -237,7 +250,6 @@ impl Root {
 
     fn refuse_unsupported(&self) -> Result<(), FileError> {
         let no_device = "there is no such device; remove the key";
-        unsupported(self.balloon.0, "balloon", no_device)?;
         unsupported(self.memory_hotplug.0, "memory-hotplug", no_device)?;
         unsupported(self.pmem.0, "pmem", no_device)?;
         unsupported(self.metrics.0, "metrics", "there are no metrics; remove the key")?;
@@ -358,6 +370,19 @@ impl NetworkInterface {
             iothread: self.iothread,
             ..NetConfig::new(source)
         })
+    }
+}
+
+impl Balloon {
+    fn into_config(self) -> BalloonConfig {
+        let seconds = self.stats_polling_interval_s.filter(|seconds| *seconds > 0);
+        BalloonConfig {
+            size_bytes: u64::from(self.amount_mib) << 20,
+            deflate_on_oom: self.deflate_on_oom,
+            statistics: seconds.map(|seconds| Duration::from_secs(seconds.into())),
+            reporting: self.free_page_reporting.unwrap_or(false),
+            hinting: self.free_page_hinting.unwrap_or(false),
+        }
     }
 }
 

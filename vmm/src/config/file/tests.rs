@@ -117,6 +117,10 @@ fn our_own_keys_say_what_the_flags_can_say() {
       ],
       "iothreads": [{ "id": "a" }, { "id": "b", "pin": [2, 3] }],
       "entropy": { "enabled": false },
+      "balloon": {
+        "amount_mib": 64, "deflate_on_oom": true, "stats_polling_interval_s": 2,
+        "free_page_hinting": true, "free_page_reporting": true
+      },
       "console": { "type": "socket", "path": "c" },
       "serial": { "type": "file", "path": "s" },
       "id": "box",
@@ -158,6 +162,7 @@ fn our_own_keys_say_what_the_flags_can_say() {
         ],
         iothreads: vec!["a".parse().unwrap(), "b,pin=2-3".parse().unwrap()],
         rng: Some(false),
+        balloon: Some("64M,deflate-on-oom,stats=2s,hinting,reporting".parse().unwrap()),
         console: Some(ConsoleTarget::Socket("c".into())),
         serial: Some(ConsoleTarget::File("s".into())),
         id: Some("box".to_owned()),
@@ -173,7 +178,6 @@ fn our_own_keys_say_what_the_flags_can_say() {
 #[test]
 fn what_does_not_exist_here_is_refused_by_name() {
     for (text, key) in [
-        (r#"{"balloon": {"amount_mib": 1}}"#, "balloon"),
         (r#"{"memory-hotplug": {"total_size_mib": 1024}}"#, "memory-hotplug"),
         (r#"{"metrics": {"metrics_path": "m"}}"#, "metrics"),
         (r#"{"mmds-config": {"network_interfaces": []}}"#, "mmds-config"),
@@ -242,7 +246,7 @@ fn what_has_the_wrong_shape_names_its_place() {
     }
     assert!(parse(b"{\"id\": \"\xff\"}").is_err());
     let deep = "[".repeat(100_000);
-    assert!(refusal(&format!("{{\"balloon\": {deep}")).contains("recursion limit"));
+    assert!(refusal(&format!("{{\"pmem\": {deep}")).contains("recursion limit"));
 }
 
 #[test]
