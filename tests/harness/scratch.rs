@@ -1,9 +1,12 @@
 //! A directory of its own for each test, gone when the test ends.
 
+use std::ffi::CString;
 use std::fs;
+use std::io;
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
-use std::process;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::{panic, process, ptr, thread};
 
 /// A fresh directory that is removed with all its contents on drop.
 pub struct Scratch {
@@ -82,8 +85,33 @@ impl Drop for Scratch {
     }
 }
 
+/// Runs `test` on a thread that finds an empty file system of `bytes` at `directory`, as do the processes that it starts.
+/// It is gone with the last of them.
+pub fn in_little_space(directory: &Path, bytes: u64, test: impl FnOnce() + Send + 'static) {
+    let text = |bytes: &[u8]| CString::new(bytes).expect("no NUL in a path");
+    let directory = text(directory.as_os_str().as_bytes());
+    let size = text(format!("size={bytes}").as_bytes());
+    let thread = thread::spawn(move || {
+        // SAFETY: takes a number.
+        check(unsafe { libc::unshare(libc::CLONE_NEWNS) });
+        let (kind, all) = (c"tmpfs", libc::MS_REC | libc::MS_PRIVATE);
+        // SAFETY: strings that live through the call.
+        check(unsafe { libc::mount(ptr::null(), c"/".as_ptr(), ptr::null(), all, ptr::null()) });
+        let (kind, size) = (kind.as_ptr(), size.as_ptr().cast());
+        // SAFETY: as above; `size` is a string, as this file system wants it.
+        check(unsafe { libc::mount(kind, directory.as_ptr(), kind, 0, size) });
+        test();
+    });
+    thread.join().unwrap_or_else(|reason| panic::resume_unwind(reason));
+}
+
+#[track_caller]
+fn check(result: libc::c_int) {
+    assert_eq!(result, 0, "own mounts: {}", io::Error::last_os_error());
+}
+
 /// Copies block by block and leaves out those that are all zeros.
-fn copy_sparse(from: &Path, to: &Path) -> std::io::Result<()> {
+fn copy_sparse(from: &Path, to: &Path) -> io::Result<()> {
     use std::io::{Read, Seek, SeekFrom, Write};
     let mut source = fs::File::open(from)?;
     let mut target = fs::File::create(to)?;

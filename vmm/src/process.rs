@@ -2,7 +2,8 @@
 //!
 //! Those look for the main thread's guard page in /proc/self/maps, to explain an overflow of its stack: a fifth of
 //! all instructions from exec to the guest's first. What else they do is done here: standard descriptors are
-//! open, SIGPIPE is ignored. An overflow still ends in the guard page, and the process by SIGSEGV.
+//! open, SIGPIPE is ignored, and SIGXFSZ as well. An overflow still ends in the guard page, and the process by
+//! SIGSEGV.
 
 #![expect(unsafe_code, reason = "the C library's arguments, poll, signals, the heap")]
 
@@ -23,9 +24,11 @@ pub unsafe fn begin(
     values: *const *const libc::c_char,
 ) -> io::Result<Vec<OsString>> {
     open_standard_descriptors()?;
-    // Writing to a closed pipe is an error like any other.
-    // SAFETY: ignoring a signal installs no handler.
-    unsafe { libc::signal(libc::SIGPIPE, libc::SIG_IGN) };
+    // Writing to a closed pipe, or beyond the largest size of a file, is an error like any other.
+    for signal in [libc::SIGPIPE, libc::SIGXFSZ] {
+        // SAFETY: ignoring a signal installs no handler.
+        unsafe { libc::signal(signal, libc::SIG_IGN) };
+    }
     share_one_heap();
     let count = usize::try_from(count).unwrap_or(0);
     // SAFETY: the caller vouches for `count` pointers, which the process never changes.

@@ -13,6 +13,7 @@ mod memory;
 mod ports;
 mod registers;
 mod rings;
+mod storage;
 mod subject;
 mod terminal;
 mod vsock;
@@ -38,6 +39,7 @@ pub fn tests() -> Vec<Trial> {
         rings::tests(),
         chains::tests(),
         vsock::tests(),
+        storage::tests(),
     ];
     lists.into_iter().flatten().collect()
 }
