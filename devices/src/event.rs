@@ -19,7 +19,7 @@ pub struct Interest {
 }
 
 impl Interest {
-    /// Watches `fd` for input, level-triggered: for descriptors that are always drained, like a kick.
+    /// Watches `fd` for input, level-triggered: for descriptors that are always drained.
     #[must_use]
     pub fn readable(fd: RawFd, token: u16) -> Self {
         Self { fd, token, events: EventSet::IN }

@@ -3,7 +3,10 @@
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent};
+
 use super::{DriverQueue, FakeLine, fake_interrupt};
+use crate::event::Interest;
 use crate::memory::GuestMemory;
 use crate::virtio::device::{DeviceHost, VirtioDevice, Worker};
 use crate::virtio::feature;
@@ -12,8 +15,15 @@ use crate::virtio::transport::{Transport, status};
 /// Keeps the worker where the test can reach it.
 #[derive(Clone, Default)]
 pub struct FakeHost {
-    worker: Arc<Mutex<Option<Worker>>>,
+    served: Arc<Mutex<Option<Served>>>,
     refuse: bool,
+}
+
+/// A worker, and what watches each of its descriptors: one by one, so that events come in the order of the
+/// worker's interests.
+struct Served {
+    worker: Worker,
+    watches: Vec<(u32, Epoll)>,
 }
 
 impl FakeHost {
@@ -29,22 +39,19 @@ impl FakeHost {
         self.lock().is_some()
     }
 
-    /// Delivers every event that is ready (`poll` with no wait), once; `false` when the device failed.
+    /// Delivers every event that is ready, once, without waiting; `false` when the device failed.
     pub fn run(&self) -> bool {
-        match &mut *self.lock() {
-            Some(worker) => deliver_ready(worker),
-            None => false,
-        }
+        self.lock().as_mut().is_some_and(Served::deliver_ready)
     }
 
     /// How many descriptors are watched.
     #[must_use]
     pub fn watched(&self) -> usize {
-        self.lock().as_ref().map_or(0, |worker| worker.interests().len())
+        self.lock().as_ref().map_or(0, |served| served.worker.interests().len())
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, Option<Worker>> {
-        self.worker.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> std::sync::MutexGuard<'_, Option<Served>> {
+        self.served.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -53,29 +60,42 @@ impl DeviceHost for FakeHost {
         if self.refuse {
             return Err(io::Error::other("refused by the test"));
         }
-        *self.lock() = Some(worker);
+        *self.lock() = Some(Served { worker, watches: Vec::new() });
         Ok(())
     }
 
     fn stop(&self) -> Option<Worker> {
-        self.lock().take()
+        self.lock().take().map(|served| served.worker)
     }
 }
 
-fn deliver_ready(worker: &mut Worker) -> bool {
-    let mut alive = true;
-    for (data, interest) in worker.interests() {
-        let mut poll = libc::pollfd {
-            fd: interest.fd,
-            events: i16::try_from(interest.events.bits() & 0x7fff).unwrap_or(libc::POLLIN),
-            revents: 0,
-        };
-        // SAFETY: `poll` is one valid pollfd for the whole call, which does not wait.
-        if unsafe { libc::poll(&raw mut poll, 1, 0) } == 1 {
-            alive = worker.handle(data);
+#[expect(clippy::expect_used, reason = "test helper")]
+impl Served {
+    fn deliver_ready(&mut self) -> bool {
+        let mut alive = true;
+        for (data, interest) in self.worker.interests() {
+            let mut event = [EpollEvent::default()];
+            // An interest that is new is watched from now on.
+            let epoll = match self.watches.iter().find(|(known, _)| *known == data) {
+                Some((_, epoll)) => epoll,
+                None => {
+                    self.watches.push((data, watch(interest).expect("an epoll descriptor")));
+                    let (_, epoll) = self.watches.last().expect("just added");
+                    epoll
+                }
+            };
+            if epoll.wait(0, &mut event).is_ok_and(|ready| ready == 1) {
+                alive = self.worker.handle(data);
+            }
         }
+        alive
     }
-    alive
+}
+
+fn watch(interest: Interest) -> io::Result<Epoll> {
+    let epoll = Epoll::new()?;
+    epoll.ctl(ControlOperation::Add, interest.fd, EpollEvent::new(interest.events, 0))?;
+    Ok(epoll)
 }
 
 /// A device that was driven up to `DRIVER_OK` through its transport, as a driver would.

@@ -267,9 +267,10 @@ pub fn read_config_bytes(config: &[u8], offset: u64, data: &mut [u8]) {
 }
 
 impl Queue {
-    /// The descriptor that a kick of this queue makes readable, for [`QueueHandler::interests`].
+    /// The descriptor that a kick of this queue makes readable, for [`QueueHandler::interests`]. Every kick
+    /// is an edge of its own, so that nobody needs to read it.
     #[must_use]
     pub fn kick_interest(&self, token: u16) -> Interest {
-        Interest::readable(self.kick_fd(), token)
+        Interest::readable_edge(self.kick_fd(), token)
     }
 }

@@ -131,7 +131,6 @@ impl Collector {
     }
 
     fn take(&mut self) -> Result<(), QueueError> {
-        self.queue.take_kick();
         for _ in 0..MAX_BATCH {
             if !self.queue.pop(&mut self.chain)? {
                 if self.queue.expect_kicks()? {

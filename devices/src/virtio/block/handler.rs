@@ -283,10 +283,7 @@ impl QueueHandler for Handler {
         self.gate.late_interest(GATE)
     }
 
-    fn handle(&mut self, token: u16) -> Result<(), QueueError> {
-        if token == KICK {
-            self.queue.take_kick();
-        }
+    fn handle(&mut self, _token: u16) -> Result<(), QueueError> {
         let served = self.serve();
         self.broken |= served.is_err();
         served

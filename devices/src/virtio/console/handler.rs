@@ -113,7 +113,7 @@ impl QueueHandler for Handler {
     fn handle(&mut self, token: u16) -> Result<(), QueueError> {
         match token {
             TRANSMIT_KICK => return self.send(),
-            RECEIVE_KICK => self.receive.take_kick(),
+            RECEIVE_KICK => {}
             _ => {
                 self.port.take_doorbell();
                 self.check_size();

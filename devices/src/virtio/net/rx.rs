@@ -280,15 +280,11 @@ impl QueueHandler for Receiver {
     }
 
     fn handle(&mut self, token: u16) -> Result<(), QueueError> {
-        match token {
-            KICK => self.queue.take_kick(),
-            FRAME => {
-                self.may_have_frames = true;
-                if let Some(held) = &mut self.held {
-                    held.news = held.news.saturating_add(1);
-                }
+        if token == FRAME {
+            self.may_have_frames = true;
+            if let Some(held) = &mut self.held {
+                held.news = held.news.saturating_add(1);
             }
-            _ => {}
         }
         if !self.port.is_active() {
             // Whatever comes was not meant for this pair; once it is, look before the first news.

@@ -51,7 +51,6 @@ impl QueueHandler for Sender {
     fn handle(&mut self, _token: u16) -> Result<(), QueueError> {
         let Self { port, queue, chain, iovecs, gate } = self;
         if gate.is_closed() {
-            queue.take_kick();
             return Ok(());
         }
         queue.serve_until(MAX_BATCH, chain, |memory, chain| {

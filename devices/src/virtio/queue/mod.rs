@@ -270,7 +270,6 @@ impl Queue {
         chain: &mut Chain,
         mut answer: impl FnMut(&GuestMemory, &Chain) -> Result<ControlFlow<u32, u32>, Fault>,
     ) -> Result<(), QueueError> {
-        self.take_kick();
         let mut left = budget;
         loop {
             self.silence_kicks()?;
@@ -329,12 +328,6 @@ impl Queue {
     #[must_use]
     pub fn kick_handle(&self) -> Arc<EventFd> {
         self.kick.clone()
-    }
-
-    /// Takes note of the kick, so that the descriptor is quiet until the next one.
-    pub fn take_kick(&self) {
-        // An eventfd read fails only when there was no kick, which is as good.
-        let _ = self.kick.read();
     }
 
     /// Makes the event loop come back to this queue: the handler stopped before the queue was empty.

@@ -193,15 +193,9 @@ impl QueueHandler for Handler {
 
     fn handle(&mut self, token: u16) -> Result<(), QueueError> {
         match token {
-            RECEIVE_KICK => self.receive.take_kick(),
-            TRANSMIT_KICK => {
-                self.transmit.take_kick();
-                self.take_packets()?;
-            }
-            EVENT_KICK => {
-                self.events.take_kick();
-                return self.give_reset();
-            }
+            RECEIVE_KICK => {}
+            TRANSMIT_KICK => self.take_packets()?,
+            EVENT_KICK => return self.give_reset(),
             _ => self.muxer.poll(),
         }
         self.give_packets()?;

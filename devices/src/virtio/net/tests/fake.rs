@@ -79,6 +79,13 @@ impl FakeNet {
         waiting.push_back(frame);
     }
 
+    /// Makes the descriptor ready once more, as a tap's is with each frame.
+    pub(crate) fn news(&self, queue: usize) {
+        let (reader, writer) = &self.wires[queue].ready;
+        let _ = (&*reader).read(&mut [0; 16]);
+        (&*writer).write_all(&[1]).unwrap();
+    }
+
     /// How many frames the guest has not taken yet.
     pub(crate) fn waiting(&self, queue: usize) -> usize {
         self.wires[queue].to_guest.lock().unwrap().len()
