@@ -222,10 +222,11 @@ impl Machine {
         fs::read_dir(format!("/proc/{}/fd", self.pid())).map_or(0, Iterator::count)
     }
 
-    /// Memory that only this process has, in bytes, without the 32 MiB that a puppet has for RAM.
+    /// Memory that this process has written to, in bytes, without the 32 MiB that a puppet has for RAM. Whether
+    /// other processes share the program's pages does not change it.
     #[must_use]
     pub fn own_memory(&self) -> u64 {
-        count::memory(self.pid(), 32 << 20).private
+        count::memory(self.pid(), 32 << 20).anonymous
     }
 
     /// How much of the guest's RAM, which is `ram` bytes in all, the host's memory holds, in bytes.
