@@ -22,7 +22,7 @@ build: ## build vmm: one static binary
 	$(cargo_static) build --release --target '$(static_target)' -p vmm
 	@printf '%s\n' '$(vmm)'
 
-guests: kernel rootfs debian ## make all guests that the tests use
+guests: kernel rootfs debian fio ## make all guests that the tests use
 
 demo: ## boot a guest and look around in it
 	@tests/tools.sh

@@ -112,7 +112,7 @@ main() {
     build_vmm
     build_integration
     linux=$(resources/machine/can-run-linux.sh 2>"$logs/reason")
-    make --no-print-directory kernel rootfs debian >/dev/null
+    make --no-print-directory kernel rootfs debian fio >/dev/null
     machines="this host, $(uname -srm)"
     if [[ $linux = machine ]]; then
         machines+="; Linux guests in the AMD-V machine ($(sed 's/^[^:]*: //' "$logs/reason"))"

@@ -22,6 +22,8 @@ pub enum Need {
     Guest,
     /// The files of the Debian guest.
     DebianGuest,
+    /// The disk with fio.
+    Fio,
     /// A network namespace of our own, and taps in it.
     Network,
     /// Capabilities over mounts, to hide a device from one process.
@@ -43,6 +45,7 @@ impl Need {
             Self::DebianGuest => {
                 files_missing(&["debian-bzImage", "debian-vmlinux", "debian-initrd.img"])
             }
+            Self::Fio => files_missing(&["fio.img"]),
             Self::Network => network::missing(),
             Self::Mounts => capability_missing(21, "CAP_SYS_ADMIN"),
             Self::Valgrind => program_missing("valgrind"),

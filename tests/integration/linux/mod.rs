@@ -5,6 +5,7 @@ mod balloon;
 mod block;
 mod boot;
 mod console;
+mod fio;
 mod lifecycle;
 mod net;
 
@@ -19,6 +20,7 @@ pub fn tests() -> Vec<Trial> {
         balloon::tests(),
         net::tests(),
         console::tests(),
+        fio::tests(),
         lifecycle::tests(),
     ];
     lists.into_iter().flatten().collect()
