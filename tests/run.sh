@@ -131,7 +131,7 @@ main() {
         section 'Linux guests in the AMD-V machine' in_a_machine --skip bare:: --skip cli:: "$filter"
     elif [[ $linux = machine ]]; then
         # Two rows side by side; the second one's words come when the first one is done.
-        (sections=100 && linux_row linux::block linux::net linux::console linux::lifecycle linux::balloon) >"$logs/second" 2>&1 &
+        (sections=100 && linux_row linux::block linux::net linux::console linux::lifecycle linux::balloon linux::fio) >"$logs/second" 2>&1 &
         second=$!
         linux_row linux::boot
         wait "$second" || status=$?
