@@ -40,6 +40,7 @@ vmm/src/kvm/vm.rs                          KVM ioctls that take addresses
 vmm/src/logger.rs                          system calls of the log
 vmm/src/memory.rs                          mapping guest memory
 vmm/src/main.rs                            the entry that the C library calls
+vmm/src/memory/mapped.rs                   mappings of files, leases, a handler of bus errors
 vmm/src/process.rs                         the C library's arguments, poll, signals, the heap's parameters
 vmm/src/signals.rs                         signal masks, signalfd
 vmm/src/vcpu/exit.rs                       the run mapping of a vCPU

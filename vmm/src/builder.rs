@@ -37,7 +37,7 @@ use crate::affinity::CpuSet;
 use crate::boot::{self, Entry, Kernel};
 use crate::boot_trace::{self, Stage};
 use crate::config::{
-    BalloonPlan, ConfigError, Cpus, DiskEngine, DiskPlan, NetPlan, NetSource, Plan,
+    Backing, BalloonPlan, ConfigError, Cpus, DiskEngine, DiskPlan, NetPlan, NetSource, Plan,
 };
 use crate::consoles::{Consoles, OnLoop};
 use crate::controls::Controls;
@@ -202,7 +202,7 @@ pub fn build(plan: &Plan, around: &Persistent<'_>) -> Result<Microvm, BuildError
     let vm = Vm::new(&kvm, memory.clone())?;
     boot_trace::mark(Stage::Memory);
 
-    let kernel = boot::load_kernel(&plan.kernel, plan.boot, &memory)?;
+    let kernel = boot::load_kernel(&plan.kernel, plan.boot, &memory, may_map_kernel(plan))?;
     let initrd = plan.initrd.as_deref();
     let initrd = initrd.map(|path| boot::load_initrd(path, &kernel, &memory)).transpose()?;
     let cmdline = write_cmdline(&memory, &plan.cmdline)?;
@@ -286,6 +286,11 @@ fn cpu_template(plan: &Plan, kvm: &Kvm) -> Result<CpuTemplate, BuildError> {
         }
     }
     Ok(template)
+}
+
+/// Files can be mapped into memory of the usual kind. What a balloon lets go must be zeroes later, not the file again.
+fn may_map_kernel(plan: &Plan) -> bool {
+    plan.backing == Backing::default() && plan.balloon.is_none()
 }
 
 fn write_cmdline(memory: &GuestMemory, text: &str) -> Result<Range, BuildError> {

@@ -5,6 +5,7 @@
 #![expect(unsafe_code, reason = "naming, advising and populating mappings takes raw addresses")]
 
 mod huge;
+pub mod mapped;
 
 use std::ffi::CStr;
 use std::fs::File;

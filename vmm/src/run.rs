@@ -15,6 +15,7 @@ use crate::consoles::Consoles;
 use crate::end::{EndReason, Ending};
 use crate::event_loop::EventLoop;
 use crate::exit_code::ExitCode;
+use crate::memory::mapped;
 use crate::signals::Signals;
 use crate::supervisor::{self, Orders};
 use crate::vcpu::install_kick_handler;
@@ -97,7 +98,7 @@ pub fn run(plan: &Plan) -> Result<Ended, RunError> {
     loop {
         let machine = builder::build(plan, &around)?;
         let machine = machine.start(&mut event_loop).map_err(host("start a vCPU thread"))?;
-        let reason = wait(&mut event_loop, &ending).map_err(host("wait for events"))?;
+        let reason = wait(&machine, &mut event_loop, &ending).map_err(host("wait for events"))?;
         if reason != EndReason::Reboot || plan.on_reboot != OnReboot::Restart {
             machine.tell_to_stop();
             return Ok(Ended { reason, machine });
@@ -108,10 +109,13 @@ pub fn run(plan: &Plan) -> Result<Ended, RunError> {
     }
 }
 
-fn wait(event_loop: &mut EventLoop, ending: &Ending) -> io::Result<EndReason> {
+fn wait(machine: &RunningVm, event_loop: &mut EventLoop, ending: &Ending) -> io::Result<EndReason> {
     loop {
         if let Some(reason) = ending.reason() {
             return Ok(reason);
+        }
+        if mapped::is_asked() {
+            machine.keep_kernel(event_loop)?;
         }
         event_loop.run_once()?;
     }

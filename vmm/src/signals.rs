@@ -14,12 +14,14 @@ pub enum Signal {
     Terminate,
     /// End it now (SIGINT).
     Interrupt,
+    /// Somebody wants to write to a file on which this process has a lease (SIGIO).
+    Lease,
     /// The terminal has another size (SIGWINCH), or is ours again after a stop (SIGCONT).
     Terminal,
 }
 
-const WATCHED: [libc::c_int; 5] =
-    [libc::SIGTERM, libc::SIGHUP, libc::SIGINT, libc::SIGWINCH, libc::SIGCONT];
+const WATCHED: [libc::c_int; 6] =
+    [libc::SIGTERM, libc::SIGHUP, libc::SIGINT, libc::SIGWINCH, libc::SIGCONT, libc::SIGIO];
 
 /// The queue of pending signals.
 pub struct Signals {
@@ -64,6 +66,7 @@ impl Signals {
             _ if n < info.len() => None,
             libc::SIGTERM | libc::SIGHUP => Some(Signal::Terminate),
             libc::SIGINT => Some(Signal::Interrupt),
+            libc::SIGIO => Some(Signal::Lease),
             libc::SIGWINCH | libc::SIGCONT => Some(Signal::Terminal),
             _ => None,
         }

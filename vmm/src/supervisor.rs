@@ -14,6 +14,7 @@ use vmm_sys_util::timerfd::TimerFd;
 
 use crate::end::{EndReason, Ending};
 use crate::event_loop::{EventLoop, LoopSource, Next};
+use crate::memory::mapped;
 use crate::signals::{Signal, Signals};
 
 const READY: u16 = 0;
@@ -117,6 +118,7 @@ impl LoopSource for SignalWatch {
         while let Some(signal) = self.signals.take() {
             match signal {
                 Signal::Terminate => self.terminate(),
+                Signal::Lease => mapped::ask(),
                 Signal::Interrupt => self.ending.report(EndReason::Quit),
                 Signal::Terminal => (self.on_terminal_change)(),
             }

@@ -18,6 +18,7 @@ use crate::device_manager::Attached;
 use crate::event_loop::{EventLoop, LoopSource, SourceId};
 use crate::iothread::IoThreads;
 use crate::kvm::Vm;
+use crate::memory::mapped;
 use crate::vcpu::{VcpuHandle, VcpuSetup};
 
 /// A machine that has not run yet.
@@ -103,6 +104,16 @@ impl RunningVm {
         self.on_devices(event_loop, Transport::resume)?;
         self.vcpus.iter().for_each(VcpuHandle::resume);
         Ok(())
+    }
+
+    /// Somebody wants to write to the kernel's file: the machine rests until its memory holds copies.
+    ///
+    /// # Errors
+    /// As [`Self::pause`].
+    pub fn keep_kernel(&self, event_loop: &mut EventLoop) -> io::Result<()> {
+        self.pause(event_loop)?;
+        mapped::let_writers_in();
+        self.resume(event_loop)
     }
 
     /// Does something to all devices, on a thread of its own: taking a device off its loop waits for the loop,

@@ -8,6 +8,7 @@ mod chains;
 mod devices;
 mod ends;
 mod io;
+mod kernel_file;
 mod leaks;
 mod memory;
 mod ports;
@@ -27,6 +28,7 @@ pub fn tests() -> Vec<Trial> {
         boot::tests(),
         budgets::tests(),
         ends::tests(),
+        kernel_file::tests(),
         leaks::tests(),
         memory::tests(),
         ports::tests(),

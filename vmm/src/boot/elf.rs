@@ -7,6 +7,8 @@ use arch::layout;
 use devices::memory::GuestMemory;
 use vm_memory::{Bytes, GuestAddress};
 
+use crate::memory::mapped::{MappedFile, PAGE};
+
 use super::{BootError, BootProtocol, Entry, Fields, Kernel, Source, low_memory_end};
 
 const MACHINE_386: u16 = 3;
@@ -19,6 +21,9 @@ const PT_NOTE: u32 = 4;
 const NOTE_PVH: u32 = 18;
 /// Notes of a kernel are a few hundred bytes; a longer segment is skipped, not searched.
 const MAX_NOTES: u64 = 64 << 10;
+/// Bytes of a segment from which on mapping it costs less than reading it: a lease, a mapping, and faults of the
+/// guest against a copy.
+const MAP_MIN: u64 = 256 << 10;
 /// Program headers of a kernel: a handful. More would only cost time.
 const MAX_HEADERS: u16 = 128;
 
@@ -47,8 +52,12 @@ pub(super) fn load(
     if let Entry::Linux64 { .. } = entry {
         source.check_reach(end)?;
     }
+    let mut mapped = None;
     for segment in program.segments.iter().filter(|s| s.in_file > 0) {
-        load_segment(source, segment, memory)?;
+        load_segment(source, segment, memory, &mut mapped)?;
+    }
+    if let Some(mapped) = mapped {
+        mapped.keep();
     }
     // Without a setup header nothing limits the initrd but the 32-bit fields that carry its address.
     Ok(Kernel { entry, end, initrd_limit: 1 << 32 })
@@ -115,17 +124,77 @@ fn check_segments(
     Ok(end)
 }
 
+/// Maps the whole pages of a segment where that can be done, and reads the rest.
 fn load_segment(
     source: &mut Source,
     segment: &LoadSegment,
     memory: &GuestMemory,
+    mapped: &mut Option<MappedFile>,
+) -> Result<(), BootError> {
+    let &LoadSegment { offset, address, in_file, .. } = segment;
+    let Some(pages) = source.may_map.then(|| whole_pages(segment)).flatten() else {
+        return read_segment_part(source, memory, address, offset, in_file);
+    };
+    if let Err(error) = map_pages(source, memory, &pages, mapped) {
+        log::debug!("the kernel is read, not mapped: {error}");
+        source.may_map = false;
+        return read_segment_part(source, memory, address, offset, in_file);
+    }
+    let (before, done) = (pages.address - address, pages.address - address + pages.len);
+    read_segment_part(source, memory, address, offset, before)?;
+    // The last page is the memory's own: what the file has behind the segment must not be seen.
+    read_segment_part(source, memory, address + done, offset + done, in_file - done)
+}
+
+/// Pages of a file that lie in memory as they do in the file.
+struct WholePages {
+    address: u64,
+    offset: u64,
+    len: u64,
+}
+
+/// The pages that a segment fills, if file and memory are divided alike and there are enough of them.
+fn whole_pages(segment: &LoadSegment) -> Option<WholePages> {
+    let &LoadSegment { offset, address, in_file, .. } = segment;
+    let start = address.checked_next_multiple_of(PAGE)?;
+    let end = address.checked_add(in_file)? / PAGE * PAGE;
+    let len = end.checked_sub(start)?;
+    let offset = offset.checked_add(start - address)?;
+    (offset % PAGE == 0 && len >= MAP_MIN).then_some(WholePages { address: start, offset, len })
+}
+
+fn map_pages(
+    source: &Source,
+    memory: &GuestMemory,
+    pages: &WholePages,
+    mapped: &mut Option<MappedFile>,
+) -> std::io::Result<()> {
+    let file = match mapped {
+        Some(file) => file,
+        None => mapped.insert(MappedFile::lease(&source.file)?),
+    };
+    // The size was asked for before the lease began.
+    if source.file.metadata()?.len() < pages.offset + pages.len {
+        return Err(std::io::ErrorKind::UnexpectedEof.into());
+    }
+    file.map(memory, pages.address, pages.offset, pages.len)
+}
+
+fn read_segment_part(
+    source: &mut Source,
+    memory: &GuestMemory,
+    address: u64,
+    offset: u64,
+    len: u64,
 ) -> Result<(), BootError> {
     use std::io::{Seek, SeekFrom};
-    source.file.seek(SeekFrom::Start(segment.offset)).map_err(|e| source.unreadable(e))?;
-    let len =
-        usize::try_from(segment.in_file).map_err(|_| source.damaged("a segment is too long"))?;
+    if len == 0 {
+        return Ok(());
+    }
+    source.file.seek(SeekFrom::Start(offset)).map_err(|e| source.unreadable(e))?;
+    let len = usize::try_from(len).map_err(|_| source.damaged("a segment is too long"))?;
     memory
-        .read_exact_volatile_from(GuestAddress(segment.address), &mut source.file, len)
+        .read_exact_volatile_from(GuestAddress(address), &mut source.file, len)
         .map_err(|e| source.unreadable(std::io::Error::other(e)))
 }
 

@@ -121,7 +121,7 @@ pub enum BootError {
     },
 }
 
-/// Loads the kernel file at `path`.
+/// Loads the kernel file at `path`. `may_map`: parts of it may be mapped into `memory`, which has pages of 4 KiB.
 ///
 /// # Errors
 /// [`BootError`], one line that says what the file is and what to do.
@@ -129,8 +129,10 @@ pub fn load_kernel(
     path: &Path,
     choice: BootProtocol,
     memory: &GuestMemory,
+    may_map: bool,
 ) -> Result<Kernel, BootError> {
     let mut source = Source::open("kernel", path)?;
+    source.may_map = may_map;
     match identify(&source) {
         Kind::BzImage => bzimage::load(&mut source, choice, memory),
         Kind::Elf => elf::load(&mut source, choice, memory),
@@ -151,6 +153,8 @@ struct Source {
     len: u64,
     /// The file's beginning, which nearly all questions are about.
     head: Vec<u8>,
+    /// Whether its pages may become guest memory.
+    may_map: bool,
 }
 
 /// Bytes of [`Source::head`]: a setup header, the program headers of an ELF file, the superblock of an ext4 image.
@@ -166,7 +170,8 @@ impl Source {
             return Err(BootError::NotAFile { role, path: path.to_owned(), found });
         }
         let len = metadata.len();
-        let mut source = Self { role, path: path.to_owned(), file, len, head: Vec::new() };
+        let mut source =
+            Self { role, path: path.to_owned(), file, len, head: Vec::new(), may_map: false };
         let mut head = vec![0; usize::try_from(len).unwrap_or(HEAD).min(HEAD)];
         if !source.read_at(0, &mut head)? {
             return Err(source.damaged("it became shorter while it was read"));

@@ -96,7 +96,7 @@ fn load(file: &[u8], choice: BootProtocol) -> Result<(Kernel, GuestMemory), Boot
     let path = dir.path().join("kernel");
     fs::write(&path, file).unwrap();
     let memory = reserve(32 * MIB).unwrap();
-    load_kernel(&path, choice, &memory).map(|kernel| (kernel, memory))
+    load_kernel(&path, choice, &memory, true).map(|kernel| (kernel, memory))
 }
 
 fn message(file: &[u8]) -> String {
@@ -226,10 +226,10 @@ fn a_kernel_beyond_the_first_page_tables_is_refused() {
     let memory = reserve(2 << 30).unwrap();
     let far = ElfFile { in_memory: 1 << 30, ..ElfFile::new() };
     fs::write(&path, far.bytes()).unwrap();
-    let error = load_kernel(&path, BootProtocol::Auto, &memory).unwrap_err();
+    let error = load_kernel(&path, BootProtocol::Auto, &memory, true).unwrap_err();
     assert!(error.to_string().contains("beyond the reach"), "{error}");
     fs::write(&path, bzimage(64, 0x6000_0000)).unwrap();
-    let error = load_kernel(&path, BootProtocol::Auto, &memory).unwrap_err();
+    let error = load_kernel(&path, BootProtocol::Auto, &memory, true).unwrap_err();
     assert!(error.to_string().contains("beyond"), "{error}");
 }
 
@@ -252,9 +252,10 @@ fn corrupted_headers_never_panic_and_never_load_outside_memory() {
 fn paths_that_are_no_files_are_named() {
     let dir = TestDir::new();
     let memory = reserve(32 * MIB).unwrap();
-    let missing = load_kernel(&dir.path().join("none"), BootProtocol::Auto, &memory).unwrap_err();
+    let missing =
+        load_kernel(&dir.path().join("none"), BootProtocol::Auto, &memory, true).unwrap_err();
     assert!(missing.to_string().contains("none"));
-    let directory = load_kernel(dir.path(), BootProtocol::Auto, &memory).unwrap_err();
+    let directory = load_kernel(dir.path(), BootProtocol::Auto, &memory, true).unwrap_err();
     assert!(directory.to_string().contains("a directory"));
 }
 
@@ -277,4 +278,35 @@ fn an_initrd_goes_to_the_top_on_a_page_and_below_its_limit() {
     assert!(error.to_string().contains("initrd"), "{error}");
     fs::write(&path, []).unwrap();
     assert!(load_initrd(&path, &kernel, &memory).unwrap_err().to_string().contains("empty"));
+}
+
+/// A segment of a MiB and some bytes that begins inside a page, in the file as in memory.
+#[test]
+fn a_long_segment_is_mapped_and_its_edges_are_not() {
+    const OFFSET: u64 = 0x1800;
+    const IN_FILE: u64 = MIB + 0x2345;
+    let dir = TestDir::new();
+    let path = dir.path().join("kernel");
+    let mut file = ElfFile::new().bytes();
+    segment(&mut file[64..], 1, OFFSET, (2 * MIB + 0x800, IN_FILE, IN_FILE + 0x5000));
+    file.resize(0x1800, 0);
+    file.extend((0..IN_FILE).map(|at| at.to_le_bytes()[0] | 1));
+    // What the file has behind the segment is not to be seen.
+    file.extend([0xff; 0x3000]);
+    fs::write(&path, &file).unwrap();
+    for may_map in [true, false] {
+        let memory = reserve(32 * MIB).unwrap();
+        let kernel = load_kernel(&path, BootProtocol::Auto, &memory, may_map).unwrap();
+        assert_eq!(kernel.end, 2 * MIB + 0x800 + IN_FILE + 0x5000);
+        let mut loaded = vec![0xee; file.len()];
+        memory.read_slice(&mut loaded, GuestAddress(2 * MIB + 0x800 - 16)).unwrap();
+        assert!(loaded[..16].iter().all(|byte| *byte == 0), "before");
+        let len = usize::try_from(IN_FILE).unwrap();
+        assert!(loaded[16..16 + len] == file[0x1800..0x1800 + len], "mapped: {may_map}");
+        assert!(loaded[16 + len..].iter().all(|byte| *byte == 0), "behind");
+        let maps = fs::read_to_string("/proc/self/maps").unwrap();
+        let is_mapped = maps.contains(path.to_str().unwrap());
+        // Not every file system of a host has leases.
+        assert!(is_mapped == may_map || may_map, "mapped: {is_mapped}");
+    }
 }

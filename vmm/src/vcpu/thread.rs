@@ -23,6 +23,7 @@ use crate::affinity::CpuSet;
 use crate::boot_trace::{self, Stage};
 use crate::end::{EndReason, Ending};
 use crate::event_loop::LoopHandle;
+use crate::memory::mapped;
 
 thread_local! {
     /// The `immediate_exit` byte of the vCPU that runs on this thread; null elsewhere.
@@ -208,6 +209,12 @@ fn meaning(exit: VmExit) -> Option<EndReason> {
         VmExit::SystemEvent(KVM_SYSTEM_EVENT_RESET) => Some(EndReason::Reboot),
         VmExit::SystemEvent(_) => Some(EndReason::Panic),
         VmExit::Stuck(failure) => Some(EndReason::Stuck(failure)),
+        VmExit::Failed(error)
+            if error.raw_os_error() == Some(libc::EFAULT) && mapped::is_in_use() =>
+        {
+            let what = "a page of guest memory is missing: was the kernel's file cut short?";
+            Some(EndReason::HostFailure(what.to_owned()))
+        }
         VmExit::Failed(error) => Some(EndReason::HostFailure(format!("KVM_RUN failed: {error}"))),
     }
 }
