@@ -11,6 +11,7 @@ mod count;
 mod net;
 mod rig;
 mod simple;
+mod vsock;
 
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
@@ -202,6 +203,7 @@ fn main() -> ExitCode {
         std::env::args().skip(1).partition(|argument| argument.starts_with("--"));
     let mut cases = simple::cases();
     cases.extend(block::cases());
+    cases.extend(vsock::cases());
     let has_network = net::enter_own_network();
     if has_network {
         cases.extend(net::cases());

@@ -53,7 +53,7 @@ struct Shared {
     services: BTreeMap<u32, Arc<dyn Service>>,
 }
 
-/// Opens the backends of one endpoint, which must outlive none of them.
+/// Opens the backends of one endpoint.
 #[derive(Clone)]
 pub struct UnixBackends(Arc<Shared>);
 

@@ -10,9 +10,6 @@
 use super::credit::{ReceiveCredit, SendCredit};
 use super::packet::{Directions, HOST_CID, Header, Op, Ports, TYPE_STREAM};
 
-/// Most bytes of data in one packet: Linux takes no more.
-pub(super) const MAX_DATA: u32 = 64 << 10;
-
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Phase {
     /// The guest has been asked, or will be.
@@ -76,7 +73,7 @@ pub(super) enum Reaction {
 pub(super) enum Outgoing {
     /// A packet without data.
     Control(Header),
-    /// Up to this many bytes of data.
+    /// Up to this many bytes of data, in as many packets as it takes.
     Data(u32),
 }
 
@@ -241,7 +238,7 @@ impl Connection {
                 }
                 0 => {}
                 // The header of data tells of our room as well.
-                room => return Some(Outgoing::Data(room.min(MAX_DATA))),
+                room => return Some(Outgoing::Data(room)),
             }
         }
         if self.host_over != self.host_over_told {

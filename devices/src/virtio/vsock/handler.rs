@@ -16,6 +16,10 @@ const HOST: u16 = 3;
 /// work.
 const MAX_BATCH: usize = 64;
 
+/// Room that a connection with much data gets at a time, in bytes: enough to make the system call cheap, not so
+/// much that others have to wait.
+const BURST: usize = 64 << 10;
+
 /// `VIRTIO_VSOCK_EVENT_TRANSPORT_RESET` (virtio 1.3, 5.10.6.7): all connections are gone, and the guest's
 /// address may be another one.
 const TRANSPORT_RESET: u32 = 0;
@@ -104,7 +108,7 @@ impl Handler {
                 }
                 Some(Next::Data { id, limit, is_busy }) => {
                     if is_busy {
-                        self.posted.gather(&mut self.receive, limit)?;
+                        self.posted.gather(&mut self.receive, limit.min(BURST))?;
                     }
                     self.posted.choose(limit);
                     let count = self.muxer.read(id, &self.posted.room(self.receive.memory()));

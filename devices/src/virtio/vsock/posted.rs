@@ -9,6 +9,8 @@ use super::packet::{HEADER_LEN, Header};
 use crate::memory::{Buffers, GuestMemory, Segment};
 use crate::virtio::queue::{Chain, Fault, Queue, QueueError};
 
+/// Most bytes of data in one packet, however large the buffer: Linux takes no more.
+const MAX_DATA: u32 = 64 << 10;
 /// Most pieces that one read goes to; the kernel takes 1024.
 const MAX_SEGMENTS: usize = 512;
 
@@ -47,7 +49,8 @@ impl Posted {
             }
             let (headers, data) = (self.headers.len(), self.data.len());
             split(to.segments(), &mut self.headers, &mut self.data);
-            let data_len = to.len() - HEADER_LEN;
+            let data_len = Buffers::new(queue.memory(), self.data.get(data..).unwrap_or_default());
+            let data_len = data_len.len();
             self.data_len += data_len;
             self.chains.push(PostedChain {
                 head: self.scratch.head(),
@@ -118,19 +121,23 @@ impl Posted {
     }
 }
 
-/// Sorts the pieces of one chain: the first [`HEADER_LEN`] bytes are the header's.
+/// Sorts the pieces of one chain: the first [`HEADER_LEN`] bytes are the header's, up to [`MAX_DATA`] after them
+/// the data's.
 fn split(segments: &[Segment], headers: &mut Vec<Segment>, data: &mut Vec<Segment>) {
     let mut left = u32::try_from(HEADER_LEN).unwrap_or(0);
+    let mut data_left = MAX_DATA;
     for segment in segments {
         let len = segment.len.min(left);
         left -= len;
         if len > 0 {
             headers.push(Segment { len, ..*segment });
         }
-        if len < segment.len {
+        let data_len = (segment.len - len).min(data_left);
+        data_left -= data_len;
+        if data_len > 0 {
             // The whole segment is RAM, so this is within 64 bits.
             let address = GuestAddress(segment.address.0.saturating_add(u64::from(len)));
-            data.push(Segment { address, len: segment.len - len });
+            data.push(Segment { address, len: data_len });
         }
     }
 }
@@ -153,6 +160,11 @@ mod tests {
                 vec![(0x1000, 1), (0x2000, 42), (0x3000, 1), (0x4000, 1), (0x5000, 9)],
                 vec![(0x1000, 1), (0x2000, 42), (0x3000, 1)],
                 vec![(0x4000, 1), (0x5000, 9)],
+            ),
+            (
+                vec![(0x1000, 45), (0x2_0000, 0xffff), (0x4_0000, 5)],
+                vec![(0x1000, 44)],
+                vec![(0x102c, 1), (0x2_0000, 0xffff)],
             ),
         ] {
             let list = |pieces: Vec<(u64, u32)>| -> Vec<Segment> {

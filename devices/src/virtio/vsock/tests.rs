@@ -1,4 +1,5 @@
 pub(super) mod fake;
+mod volume;
 
 use vm_memory::{Bytes, GuestAddress};
 
@@ -176,6 +177,20 @@ fn data_larger_than_a_buffer_becomes_packets() {
     setup.host.send(id, b"more");
     setup.turn();
     assert_eq!(setup.got()[0].1, b"more");
+}
+
+#[test]
+fn a_packet_holds_no_more_than_linux_takes() {
+    let mut setup = Setup::new(0);
+    let id = setup.connect();
+    setup.host.send(id, &noise(100_000));
+    for _ in 0..2 {
+        setup.running.queues[RX].add(&[(ROOM, 1 << 20, true)]);
+    }
+    setup.turn();
+    let used = setup.running.queues[RX].take_used();
+    let lengths: Vec<u32> = used.into_iter().map(|(_, len)| len).collect();
+    assert_eq!(lengths, [44 + (64 << 10), 44 + 100_000 - (64 << 10)]);
 }
 
 #[test]

@@ -113,14 +113,6 @@ fn data_goes_as_far_as_the_guest_has_room_and_then_it_is_asked_once() {
 }
 
 #[test]
-fn one_packet_holds_no_more_than_linux_takes() {
-    let mut connection = established();
-    let update = Header { buf_alloc: 1 << 30, ..simple(Op::CreditUpdate) };
-    connection.receive(&update);
-    assert_eq!(connection.next(true), Some(Outgoing::Data(64 << 10)));
-}
-
-#[test]
 fn a_guest_that_sends_more_than_it_may_is_reset() {
     let mut connection = established();
     let data = |len| packet(Op::ReadWrite as u16, len, 0, 0);
