@@ -6,6 +6,7 @@ pub mod balloon;
 pub mod block;
 pub mod console;
 pub mod device;
+mod linger;
 pub mod net;
 pub mod queue;
 pub mod rng;

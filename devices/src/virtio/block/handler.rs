@@ -4,6 +4,7 @@
 //! taken off the ring has a slot until it is answered, and is answered exactly once.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use super::control::Shared;
 use super::counters::QueueCounters;
@@ -12,6 +13,7 @@ use crate::backend::disk::io::{DiskIo, Op, Started};
 use crate::event::Interest;
 use crate::rate_limiter::Gate;
 use crate::virtio::device::QueueHandler;
+use crate::virtio::linger::Linger;
 use crate::virtio::queue::{Chain, Fault, Queue, QueueError};
 use crate::virtio::session::Session;
 
@@ -38,6 +40,7 @@ pub(super) struct Handler {
     free: Vec<u16>,
     counters: Arc<QueueCounters>,
     gate: Gate,
+    linger: Linger,
     link: Link,
     /// The driver broke the protocol: the ring must not be touched again.
     broken: bool,
@@ -85,6 +88,7 @@ impl Handler {
             free: Vec::new(),
             counters,
             gate: Gate::new(link.shared.limiter.clone()),
+            linger: Linger::new(),
             link,
             broken: false,
         }
@@ -102,7 +106,10 @@ impl Handler {
             // What was in the page cache is back already.
             self.finish_completed()?;
             match stop {
-                Stop::RingEmpty if !self.queue.expect_kicks()? => break,
+                Stop::RingEmpty if !self.stays_for_more()? && !self.queue.expect_kicks()? => {
+                    self.linger.left(Instant::now());
+                    break;
+                }
                 Stop::RingEmpty if pass < MAX_PASSES => {}
                 // Kicks stay off: the completion that frees a slot brings us back here.
                 Stop::SlotsFull if self.free.is_empty() => break,
@@ -115,6 +122,25 @@ impl Handler {
             }
         }
         self.queue.announce()
+    }
+
+    /// Stays at an empty ring for a moment if the driver is known to come back soon; `true` when it did. It has
+    /// heard of everything before.
+    fn stays_for_more(&mut self) -> Result<bool, QueueError> {
+        let is_idle = self.slots.len() == self.free.len();
+        let Some(until) = self.linger.until(Instant::now()).filter(|_| is_idle) else {
+            return Ok(false);
+        };
+        self.queue.announce()?;
+        while !self.queue.has_more()? {
+            if Instant::now() >= until {
+                self.linger.was_in_vain();
+                return Ok(false);
+            }
+            std::hint::spin_loop();
+        }
+        self.linger.paid_off();
+        Ok(true)
     }
 
     /// Goes over to the disk that has taken the place of ours. `false` while requests are under way: they end
@@ -283,7 +309,10 @@ impl QueueHandler for Handler {
         self.gate.late_interest(GATE)
     }
 
-    fn handle(&mut self, _token: u16) -> Result<(), QueueError> {
+    fn handle(&mut self, token: u16) -> Result<(), QueueError> {
+        if token == KICK {
+            self.linger.called(Instant::now());
+        }
         let served = self.serve();
         self.broken |= served.is_err();
         served

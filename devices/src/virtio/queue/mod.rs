@@ -318,6 +318,14 @@ impl Queue {
         self.rings.expect_kicks().map_err(|e| ring_error(self.index, e))
     }
 
+    /// Whether the driver has put something on the ring that was not taken yet, however its kicks stand.
+    ///
+    /// # Errors
+    /// [`QueueError::Ring`] when the ring cannot be accessed.
+    pub fn has_more(&mut self) -> Result<bool, QueueError> {
+        self.rings.has_more().map_err(|e| ring_error(self.index, e))
+    }
+
     /// The descriptor that becomes readable when the driver kicks.
     #[must_use]
     pub fn kick_fd(&self) -> RawFd {

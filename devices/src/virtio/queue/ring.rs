@@ -171,8 +171,8 @@ impl Rings {
         self.has_more()
     }
 
-    /// Looks at the driver's index.
-    fn has_more(&mut self) -> Result<bool, RingFault> {
+    /// Looks at the driver's index: whether there is a chain that was not taken yet.
+    pub(super) fn has_more(&mut self) -> Result<bool, RingFault> {
         // What the driver wrote before the index is read after it.
         let index = u16::from_le(self.avail.load(INDEX, Ordering::Acquire)?);
         let (next, size) = (self.next_avail, self.size);
