@@ -30,9 +30,11 @@ devices/src/backend/console/terminal.rs    restoring the terminal from a signal 
 devices/src/backend/disk/io/uring.rs       io_uring
 devices/src/backend/disk/sys.rs            fallocate, locks, block device ioctls
 devices/src/backend/net/tap.rs             tap ioctls
-devices/src/backend/reclaim.rs            giving guest memory back to the host
+devices/src/backend/reclaim.rs             giving guest memory back to the host
 devices/src/backend/socket/sys.rs          listening and connecting sockets
 devices/src/guest_io.rs                    vectored I/O on guest memory
+devices/src/metadata/sys.rs                one descriptor for several
+devices/src/test_util/host.rs              a fake event loop polls
 vmm/src/affinity.rs                        CPU masks of threads
 vmm/src/inherited.rs                       descriptors of the parent process
 vmm/src/kvm/cpuid.rs                       lists of variable length that KVM fills and reads

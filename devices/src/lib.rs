@@ -14,6 +14,7 @@ pub mod guest_io;
 pub mod interrupt;
 pub mod legacy;
 pub mod memory;
+pub mod metadata;
 pub mod platform;
 pub mod rate_limiter;
 #[cfg(any(test, feature = "test-util"))]

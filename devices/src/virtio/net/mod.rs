@@ -277,4 +277,4 @@ fn is_gone(error: &std::io::Error) -> bool {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

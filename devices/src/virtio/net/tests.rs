@@ -1,4 +1,4 @@
-pub(super) mod fake;
+pub(crate) mod fake;
 mod real;
 
 use std::sync::Arc;
