@@ -34,7 +34,6 @@ devices/src/backend/reclaim.rs             giving guest memory back to the host
 devices/src/backend/socket/sys.rs          listening and connecting sockets
 devices/src/guest_io.rs                    vectored I/O on guest memory
 devices/src/metadata/sys.rs                one descriptor for several
-devices/src/test_util/host.rs              a fake event loop polls
 vmm/src/affinity.rs                        CPU masks of threads
 vmm/src/inherited.rs                       descriptors of the parent process
 vmm/src/kvm/cpuid.rs                       lists of variable length that KVM fills and reads

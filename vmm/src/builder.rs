@@ -3,8 +3,8 @@
 //! Order matters and is kept by types: memory, then the VM on it, then kernel, devices, tables, vCPUs.
 //! Nothing here runs the guest.
 
-use std::fs::File;
-use std::io::Read;
+mod virtio;
+
 use std::sync::{Arc, Mutex};
 
 use arch::cpuid::CpuFacts;
@@ -12,23 +12,18 @@ use arch::registers::{self, BootRegisters};
 use arch::template::CpuTemplate;
 
 use arch::{ApicIds, BootProtocol, Machine, Range, SerialPort, Topology, layout};
-use devices::backend::disk::io::Engine;
-use devices::backend::disk::{Disk, DiskError, DiskOptions};
-use devices::backend::net::tap::{Tap, TapError};
-use devices::backend::reclaim::HostReclaim;
+use devices::backend::disk::DiskError;
+use devices::backend::net::tap::TapError;
 use devices::backend::vsock::UnixEndpoint;
 use devices::bus::BusDevice;
 use devices::legacy::i8042::I8042;
 use devices::legacy::serial::{Serial, SerialInput};
 use devices::memory::GuestMemory;
+use devices::metadata::Service;
 use devices::platform::{BootTimer, DebugExit, POWER_PORTS, Power, PvPanic};
-use devices::rate_limiter::Limiter;
-use devices::virtio::balloon::{Balloon, BalloonError, BalloonOptions};
-use devices::virtio::block::{Block, BlockOptions, SerialError};
-use devices::virtio::console::Console;
-use devices::virtio::net::{MacAddress, Mtu, Net, NetError, NetOptions};
-use devices::virtio::rng::Rng;
-use devices::virtio::vsock::Vsock;
+use devices::virtio::balloon::BalloonError;
+use devices::virtio::block::SerialError;
+use devices::virtio::net::NetError;
 use kvm_ioctls::VcpuFd;
 use vm_memory::{Bytes, GuestAddress};
 use vmm_sys_util::eventfd::EventFd;
@@ -36,26 +31,21 @@ use vmm_sys_util::eventfd::EventFd;
 use crate::affinity::CpuSet;
 use crate::boot::{self, Entry, Kernel};
 use crate::boot_trace::{self, Stage};
-use crate::config::{
-    Backing, BalloonPlan, ConfigError, Cpus, DiskEngine, DiskPlan, NetPlan, NetSource, Plan,
-};
+use crate::config::{Backing, ConfigError, Cpus, Plan};
 use crate::consoles::{Consoles, OnLoop};
-use crate::controls::Controls;
 use crate::device_manager::{AttachError, DeviceManager};
 use crate::end::Ending;
 use crate::event_loop::{LoopHandle, LoopSource};
 use crate::exit_code::ExitCode;
-use crate::inherited::duplicate;
 use crate::iothread::IoThreads;
 use crate::kvm::{Kvm, KvmError, Vm};
 use crate::memory::{self, MemoryError};
 use crate::vcpu::{BootState, VcpuError, VcpuSetup};
 use crate::vm::Microvm;
+use virtio::attach_virtio;
 
 /// The serial port, where a PC has its first.
 const COM1: SerialPort = SerialPort { port: layout::COM1_PORT, gsi: layout::COM1_GSI };
-/// Bytes of a page that is not huge.
-const USUAL_PAGE: u64 = 4096;
 /// Ports of a 16550.
 const SERIAL_PORTS: u64 = 8;
 
@@ -80,6 +70,9 @@ pub enum BuildError {
     /// A disk's serial number.
     #[error(transparent)]
     Serial(#[from] SerialError),
+    /// The metadata service on a card.
+    #[error("the metadata service cannot be connected")]
+    Metadata(#[source] std::io::Error),
     /// The balloon.
     #[error(transparent)]
     Balloon(#[from] BalloonError),
@@ -165,6 +158,7 @@ impl BuildError {
                 ExitCode::BadConfiguration
             }
             Self::Kvm(_)
+            | Self::Metadata(_)
             | Self::Memory(_)
             | Self::Vcpu(_)
             | Self::Thread { .. }
@@ -182,6 +176,8 @@ pub struct Persistent<'a> {
     pub consoles: &'a Consoles,
     /// The host side of its socket device.
     pub vsock: Option<&'a UnixEndpoint>,
+    /// What the guest is told.
+    pub metadata: Option<&'a Arc<Service>>,
     /// The power button's line.
     pub power_button: &'a EventFd,
     /// Where its end is reported.
@@ -323,98 +319,6 @@ fn attach_serial(
     let serial = Arc::new(Mutex::new(Serial::new(Box::new(line), port.clone())));
     manager.attach_ports("serial", COM1.port, SERIAL_PORTS, serial.clone())?;
     Ok(Some(Box::new(OnLoop::new(SerialInput::new(serial), around.ending))))
-}
-
-/// The virtio devices, in the order in which the guest numbers them, and the handles to change them.
-fn attach_virtio(
-    manager: &mut DeviceManager<'_>,
-    plan: &Plan,
-    around: &Persistent<'_>,
-    iothreads: &IoThreads,
-) -> Result<Controls, BuildError> {
-    let mut controls = Controls::default();
-    let on = |id: &Option<String>| {
-        let own = id.as_deref().and_then(|id| iothreads.get(id));
-        own.unwrap_or(&around.on).clone()
-    };
-    for disk in &plan.disks {
-        let block = block(disk)?;
-        controls.add_disk(&disk.id, block.control());
-        manager.attach_virtio_on(on(&disk.iothread), &disk.id, Box::new(block))?;
-    }
-    for net in &plan.nets {
-        let card = network(net)?;
-        controls.add_net(&net.id, card.control());
-        manager.attach_virtio_on(on(&net.iothread), &net.id, Box::new(card))?;
-    }
-    if let (Some(plan), Some(endpoint)) = (&plan.vsock, around.vsock) {
-        let backends = endpoint.backends();
-        let device = Vsock::new(plan.guest_cid, Box::new(move || backends.open()));
-        manager.attach_virtio("vsock", Box::new(device))?;
-    }
-    if let Some(port) = around.consoles.virtio() {
-        manager.attach_virtio("console", Box::new(Console::new(port.clone())))?;
-    }
-    if plan.rng {
-        manager.attach_virtio("rng", Box::new(Rng::new(Box::new(open_urandom))))?;
-    }
-    if let Some(wanted) = &plan.balloon {
-        let balloon = balloon(wanted, plan)?;
-        controls.set_balloon(balloon.control());
-        manager.attach_virtio("balloon", Box::new(balloon))?;
-    }
-    Ok(controls)
-}
-
-fn block(plan: &DiskPlan) -> Result<Block, BuildError> {
-    let options = DiskOptions { read_only: plan.read_only, direct: plan.direct };
-    let disk = Arc::new(Disk::open(&plan.path, options)?);
-    let serial = Some(plan.serial.parse()?);
-    let engine = match plan.engine {
-        DiskEngine::Sync => Engine::Sync,
-        DiskEngine::Uring => Engine::IoUring,
-    };
-    let (id, queues) = (plan.id.clone(), plan.queues);
-    let limiter = Limiter::new(plan.limits);
-    Ok(Block::new(BlockOptions { id, serial, disk, queues, engine, limiter }))
-}
-
-fn network(plan: &NetPlan) -> Result<Net, BuildError> {
-    let refused = |source| BuildError::InheritedTap { id: plan.id.clone(), source };
-    let tap = match &plan.source {
-        NetSource::Tap(name) => Tap::open(name, plan.queues)?,
-        NetSource::Fds(numbers) => {
-            let copies = numbers.iter().map(|number| duplicate(*number));
-            Tap::from_fds(copies.collect::<Result<_, _>>().map_err(refused)?)?
-        }
-    };
-    Ok(Net::new(NetOptions {
-        id: plan.id.clone(),
-        mac: Some(MacAddress::new(plan.mac)?),
-        mtu: plan.mtu.map(Mtu::new).transpose()?,
-        backend: Arc::new(tap),
-        rx_limiter: Limiter::new(plan.rx_limits),
-        tx_limiter: Limiter::new(plan.tx_limits),
-    }))
-}
-
-fn balloon(wanted: &BalloonPlan, plan: &Plan) -> Result<Balloon, BalloonError> {
-    // Transparent huge pages can be broken up, reserved ones cannot.
-    let page_size = plan.backing.pages.reserved_size().unwrap_or(USUAL_PAGE);
-    Balloon::new(BalloonOptions {
-        id: "balloon".to_owned(),
-        target_mib: wanted.size_mib,
-        memory_mib: plan.memory_bytes >> 20,
-        deflate_on_oom: wanted.deflate_on_oom,
-        statistics: wanted.statistics,
-        reporting: wanted.reporting,
-        hinting: wanted.hinting,
-        reclaim: Arc::new(HostReclaim::new(page_size)),
-    })
-}
-
-fn open_urandom() -> std::io::Result<Box<dyn Read + Send>> {
-    Ok(Box::new(File::open("/dev/urandom")?))
 }
 
 /// The tables that the kernel reads first, and the registers that point to them.

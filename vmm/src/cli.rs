@@ -20,8 +20,8 @@ pub use usage::UsageError;
 
 use crate::config::{
     BalloonConfig, BootProtocol, CmdlineConfig, ConfigError, ConsoleTarget, CpuTemplateConfig,
-    CpusConfig, DiskConfig, IoThread, MemoryConfig, NetConfig, OnReboot, Plan, VmConfig,
-    VsockConfig, parse_duration, parse_level,
+    CpusConfig, DiskConfig, IoThread, MemoryConfig, MetadataConfig, NetConfig, OnReboot, Plan,
+    VmConfig, VsockConfig, parse_duration, parse_level,
 };
 
 /// What the user wants of this process.
@@ -200,12 +200,12 @@ struct DeviceArgs {
     #[arg(long, value_name = "DISK")]
     disk: Vec<DiskConfig>,
     /// Network card: tap=NAME|fd=N[:N...][,mac=MAC][,mtu=N][,id=ID][,queues=N][,bw=RATE][,pps=RATE][,burst=TIME]
-    /// [,iothread=ID] [repeatable]
+    /// [,iothread=ID][,metadata] [repeatable]
     ///
     /// tap names an existing interface or one to create; fd is a tap that the parent process has opened.
     /// Without mac, an address is made from the names, the same in each run. queues is the number of queue
     /// pairs; with fd, each has its descriptor. bw and pps limit bytes and frames per second in each direction,
-    /// as those of --disk do.
+    /// as those of --disk do. By a card with metadata the guest reaches the metadata service.
     #[arg(long, value_name = "NET")]
     net: Vec<NetConfig>,
     /// Thread that serves the disks and nets with iothread=ID: ID[,pin=CPUS] [repeatable]
@@ -247,6 +247,15 @@ struct DeviceArgs {
     /// Of hugepages=2M and 1G only whole pages go back, which takes reporting or hinting.
     #[arg(long, value_name = "BALLOON")]
     balloon: Option<BalloonConfig>,
+    /// JSON file of metadata for the guest: FILE[,v1|v2][,address=IP][,imds-compat]
+    ///
+    /// By each --net with metadata the guest gets it at http://169.254.169.254/ or at address, as from
+    /// Firecracker's MMDS; v2 asks for a session token. With imds-compat all values are plain text.
+    #[arg(long, value_name = "FILE")]
+    metadata: Option<MetadataConfig>,
+    /// Most bytes of metadata [default: 51200]
+    #[arg(long, value_name = "BYTES")]
+    mmds_size_limit: Option<usize>,
 }
 
 #[derive(Debug, clap::Args)]
@@ -321,6 +330,10 @@ impl Args {
                 serial: devices.serial,
                 rng: devices.rng,
                 balloon: devices.balloon,
+                metadata: MetadataConfig {
+                    size_limit: devices.mmds_size_limit,
+                    ..devices.metadata.unwrap_or_default()
+                },
                 id: machine.id,
                 timeout: run.timeout,
                 grace: run.grace,

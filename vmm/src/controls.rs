@@ -2,6 +2,7 @@
 //!
 //! A change holds until the machine is built again: then the plan decides.
 
+use devices::metadata::MetadataStore;
 use devices::virtio::balloon::BalloonControl;
 use devices::virtio::block::BlockControl;
 use devices::virtio::net::NetControl;
@@ -12,6 +13,7 @@ pub struct Controls {
     disks: Vec<(String, BlockControl)>,
     nets: Vec<(String, NetControl)>,
     balloon: Option<BalloonControl>,
+    metadata: Option<MetadataStore>,
 }
 
 impl Controls {
@@ -31,6 +33,16 @@ impl Controls {
     #[must_use]
     pub fn balloon(&self) -> Option<&BalloonControl> {
         self.balloon.as_ref()
+    }
+
+    /// What the guest is told, if it is told anything. It outlives the machine.
+    #[must_use]
+    pub fn metadata(&self) -> Option<&MetadataStore> {
+        self.metadata.as_ref()
+    }
+
+    pub(crate) fn set_metadata(&mut self, store: MetadataStore) {
+        self.metadata = Some(store);
     }
 
     pub(crate) fn set_balloon(&mut self, control: BalloonControl) {

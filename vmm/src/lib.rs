@@ -23,6 +23,7 @@ pub mod kvm;
 pub mod life_cycle;
 pub mod logger;
 pub mod memory;
+pub mod metadata;
 pub mod process;
 pub mod run;
 pub mod signals;

@@ -16,6 +16,7 @@ use crate::end::{EndReason, Ending};
 use crate::event_loop::EventLoop;
 use crate::exit_code::ExitCode;
 use crate::memory::mapped;
+use crate::metadata::{self, MetadataError};
 use crate::signals::Signals;
 use crate::supervisor::{self, Orders};
 use crate::vcpu::install_kick_handler;
@@ -33,6 +34,9 @@ pub enum RunError {
     /// The socket device's socket could not be made.
     #[error("vsock: socket")]
     Vsock(#[from] SocketError),
+    /// The metadata of the guest.
+    #[error(transparent)]
+    Metadata(#[from] MetadataError),
     /// The host is out of something.
     #[error("cannot {what}")]
     Host {
@@ -50,7 +54,7 @@ impl RunError {
     pub fn exit_code(&self) -> ExitCode {
         match self {
             Self::Build(error) => error.exit_code(),
-            Self::Console(_) | Self::Vsock(_) => ExitCode::BadConfiguration,
+            Self::Console(_) | Self::Vsock(_) | Self::Metadata(_) => ExitCode::BadConfiguration,
             Self::Host { .. } => ExitCode::HostFailure,
         }
     }
@@ -80,6 +84,7 @@ pub fn run(plan: &Plan) -> Result<Ended, RunError> {
     // Programs of the host may come before there is a guest, and wait for it.
     let listen = |it: &VsockPlan| UnixEndpoint::bind(&it.socket, BTreeMap::new());
     let vsock = plan.vsock.as_ref().map(listen).transpose()?;
+    let metadata = plan.metadata.as_ref().map(metadata::open).transpose()?;
     let orders = Orders {
         grace: plan.grace,
         timeout: plan.timeout,
@@ -92,6 +97,7 @@ pub fn run(plan: &Plan) -> Result<Ended, RunError> {
         on: event_loop.handle(),
         consoles: &consoles,
         vsock: vsock.as_ref(),
+        metadata: metadata.as_ref(),
         power_button: &power_button,
         ending: &ending,
     };

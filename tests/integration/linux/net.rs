@@ -3,7 +3,7 @@
 use harness::network::{
     GUEST, HOST, PREFIX, Peer, Tap, in_own_network, interface_counter, interfaces, md5, noise,
 };
-use harness::{Machine, Need, Vmm};
+use harness::{Machine, Need, Scratch, Vmm};
 use libtest_mimic::Trial;
 
 use super::scaled;
@@ -19,6 +19,7 @@ pub fn tests() -> Vec<Trial> {
         own("linux::net::jumbo_frames", jumbo_frames),
         own("linux::net::two_queues_with_limits_on_a_thread", two_queues_with_limits_on_a_thread),
         own("linux::net::tap_made_by_vmm_is_gone_afterwards", tap_made_by_vmm),
+        own("linux::net::metadata", metadata),
     ]
 }
 
@@ -87,4 +88,43 @@ fn tap_made_by_vmm() {
     assert!(interfaces().contains(&"made0".to_owned()), "{:?}", interfaces());
     guest.power_off();
     assert_eq!(interfaces(), ["lo"]);
+}
+
+fn metadata() {
+    const SERVICE: &str = "169.254.169.254";
+    let _tap = Tap::new("tap0");
+    let scratch = Scratch::new();
+    let long = "0123456789".repeat(4000);
+    let text = format!(
+        r#"{{ "latest": {{ "meta-data": {{ "name": "vm-1", "tags": {{}} }}, "long": "{long}" }} }}"#
+    );
+    let file = scratch.file("metadata.json", text).display().to_string();
+    let address = format!("vmm.ip={GUEST}/{PREFIX}");
+    let vmm = Vmm::linux().args(["--net", "tap=tap0,metadata", "--append", &address]);
+    let mut guest = vmm.args(["--metadata", &format!("{file},v2")]).spawn().booted();
+    guest.shell(&format!("ip route add {SERVICE} dev eth0"));
+    let before = interface_counter("tap0", "rx_packets");
+
+    // Programs that know nothing of tokens get nothing.
+    let (status, _) = guest.try_shell(&format!("wget -q -O- http://{SERVICE}/latest"));
+    assert_ne!(status, 0, "an answer without a token");
+    let request =
+        "PUT /latest/api/token HTTP/1.0\\r\\nX-metadata-token-ttl-seconds: 60\\r\\n\\r\\n";
+    guest.shell(&format!("token=$(printf '{request}' | nc {SERVICE} 80 | tail -n 1)"));
+    let get = |path: &str| {
+        format!("wget -q -O- --header \"X-aws-ec2-metadata-token: $token\" http://{SERVICE}{path}")
+    };
+    assert_eq!(guest.shell(&get("/latest/meta-data")), "name\ntags/");
+    assert_eq!(guest.shell(&get("/latest/meta-data/name")), "vm-1");
+    let sum = guest.shell(&format!("{} | md5sum", get("/latest/long")));
+    assert_eq!(sum, format!("{}  -", md5(long.as_bytes())));
+    let json = get("/latest/meta-data")
+        .replace("--header", "--header 'Accept: application/json' --header");
+    assert_eq!(guest.shell(&json), r#"{"name":"vm-1","tags":{}}"#);
+
+    // The host's network heard nothing of it, but for what a guest says by itself, and is there all the same.
+    let frames = interface_counter("tap0", "rx_packets") - before;
+    assert!(frames < 10, "{frames} frames on the host's side");
+    guest.shell(&format!("ping -c 2 {HOST}"));
+    guest.power_off();
 }

@@ -45,7 +45,7 @@ fn long_flags() -> Vec<String> {
 #[test]
 fn the_definition_is_sound() {
     Args::command().debug_assert();
-    assert_eq!(long_flags().len(), 25);
+    assert_eq!(long_flags().len(), 27);
 }
 
 #[test]
@@ -109,6 +109,13 @@ fn every_flag_says_one_thing() {
         (
             "--balloon 64M,reporting",
             VmConfig { balloon: Some("64M,reporting".parse().unwrap()), ..none.clone() },
+        ),
+        (
+            "--metadata m,v2 --mmds-size-limit 7",
+            VmConfig {
+                metadata: MetadataConfig { size_limit: Some(7), .."m,v2".parse().unwrap() },
+                ..none.clone()
+            },
         ),
         ("--id x", VmConfig { id: Some("x".to_owned()), ..none.clone() }),
         ("--timeout 30s", VmConfig { timeout: seconds(30), ..none.clone() }),

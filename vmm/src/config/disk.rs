@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use super::error::ConfigError;
 use super::id::{Ids, Kind};
 use super::limits;
-use super::value::{Part, ValueError, parse_u16, split_list};
+use super::value::{Part, ValueError, parse_u16, rejoin, split_list};
 
 /// Bytes of a disk's serial number (virtio 1.3, 5.2.6: the answer to `VIRTIO_BLK_T_GET_ID`).
 pub const SERIAL_MAX: usize = 20;
@@ -152,13 +152,6 @@ impl FromStr for DiskConfig {
 /// Whether the first part is one of the keys rather than a path that happens to contain "=".
 fn starts_with_key(part: &Part) -> bool {
     part.value.is_some() && KEYS.contains(&part.key.as_str())
-}
-
-fn rejoin(part: Part) -> String {
-    match part.value {
-        Some(value) => format!("{}={value}", part.key),
-        None => part.key,
-    }
 }
 
 /// A disk of the machine.

@@ -1,5 +1,6 @@
 //! Why a configuration cannot become a plan: what, which, and how to put it right, in one line each.
 
+use std::net::Ipv4Addr;
 use std::os::fd::RawFd;
 use std::path::PathBuf;
 
@@ -170,6 +171,20 @@ pub enum ConfigError {
     BalloonUneven {
         /// What was asked for.
         bytes: u64,
+    },
+    /// Metadata that no card leads to.
+    #[error(
+        "metadata {path:?} has no way to the guest: add metadata to a net, as in --net tap=tap0,metadata"
+    )]
+    MetadataUnreachable {
+        /// The file with the metadata.
+        path: PathBuf,
+    },
+    /// An address that no host has.
+    #[error("metadata: {address} cannot be the service's address: use one such as 169.254.169.254")]
+    MetadataAddress {
+        /// What was given.
+        address: Ipv4Addr,
     },
     /// Two disks claim the root file system.
     #[error("{first:?} and {second:?} are both the root disk: keep one")]

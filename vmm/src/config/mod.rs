@@ -15,6 +15,7 @@ mod id;
 mod iothread;
 mod limits;
 mod memory;
+mod metadata;
 mod nearest;
 mod net;
 mod paths;
@@ -40,6 +41,7 @@ pub use file::FileError;
 pub use id::{ID_MAX, Kind};
 pub use iothread::IoThread;
 pub use memory::{Backing, MemoryConfig, Pages};
+pub use metadata::{MetadataConfig, MetadataPlan};
 pub use net::{MTU, NET_QUEUES, NetConfig, NetPlan, NetSource, TAP_NAME_MAX};
 pub use plan::{LogPlan, MAX_VIRTIO_DEVICES, MEMORY_MAX, MEMORY_MIN, Plan};
 pub use value::{ValueError, parse_duration, parse_mac, parse_size};
@@ -106,6 +108,8 @@ pub struct VmConfig {
     pub rng: Option<bool>,
     /// The memory balloon.
     pub balloon: Option<BalloonConfig>,
+    /// The metadata service.
+    pub metadata: MetadataConfig,
     /// The machine's name.
     pub id: Option<String>,
     /// How long the machine may run.
@@ -158,6 +162,7 @@ impl VmConfig {
             serial: over.serial.or(self.serial),
             rng: over.rng.or(self.rng),
             balloon: over.balloon.or(self.balloon),
+            metadata: self.metadata.overridden_by(over.metadata),
             id: over.id.or(self.id),
             timeout: over.timeout.or(self.timeout),
             grace: over.grace.or(self.grace),

@@ -52,6 +52,8 @@ pub struct NetConfig {
     pub tx_limits: Limits,
     /// The thread that serves it.
     pub iothread: Option<String>,
+    /// Whether the guest reaches the metadata service by it.
+    pub metadata: bool,
 }
 
 impl NetConfig {
@@ -67,16 +69,17 @@ impl NetConfig {
             rx_limits: Limits::NONE,
             tx_limits: Limits::NONE,
             iothread: None,
+            metadata: false,
         }
     }
 }
 
 /// The parts of `--net`, for its errors.
-const FORMS: &str = "tap=NAME, fd=N[:N...], mac=MAC, mtu=N, id=ID, queues=N, bw=RATE, pps=RATE, burst=TIME, iothread=ID";
+const FORMS: &str = "tap=NAME, fd=N[:N...], mac=MAC, mtu=N, id=ID, queues=N, bw=RATE, pps=RATE, burst=TIME, iothread=ID, metadata";
 const SOURCE: &str = "tap=NAME or fd=N";
 
 /// Reads `tap=NAME|fd=N[:N...][,mac=MAC][,mtu=N][,id=ID][,queues=N][,bw=RATE][,pps=RATE][,burst=TIME]
-/// [,iothread=ID]`. The limits are for each direction by itself.
+/// [,iothread=ID][,metadata]`. The limits are for each direction by itself.
 impl FromStr for NetConfig {
     type Err = ValueError;
 
@@ -101,6 +104,7 @@ impl FromStr for NetConfig {
                 "id" => net.id = Some(part.value("id=ID")?),
                 "queues" => net.queues = Some(parse_u16("queues", &part.value("queues=N")?)?),
                 "iothread" => net.iothread = Some(part.value("iothread=ID")?),
+                "metadata" => net.metadata = part.word("metadata").map(|()| true)?,
                 key if limits.has(key) => limits.take(part)?,
                 _ => {
                     return Err(ValueError::UnknownPart { text: part.key, known: FORMS });
@@ -141,6 +145,8 @@ pub struct NetPlan {
     pub tx_limits: Limits,
     /// The thread that serves it; the main one without a name.
     pub iothread: Option<String>,
+    /// Whether the guest reaches the metadata service by it.
+    pub metadata: bool,
 }
 
 /// Resolves the network cards of the machine called `machine`.
@@ -174,6 +180,7 @@ pub(super) fn resolve(machine: &str, nets: Vec<NetConfig>) -> Result<Vec<NetPlan
             rx_limits: net.rx_limits,
             tx_limits: net.tx_limits,
             iothread: net.iothread,
+            metadata: net.metadata,
         });
     }
     Ok(plans)

@@ -59,6 +59,8 @@ fn collect(plan: &Plan) -> Vec<Use<'_>> {
         written: !disk.read_only,
     }));
     uses.extend(plan.vsock.as_ref().map(|vsock| only("the vsock", &vsock.socket, true)));
+    let metadata = plan.metadata.as_ref().and_then(|metadata| metadata.path.as_deref());
+    uses.extend(metadata.map(|path| only("the metadata", path, false)));
     for (name, target) in [("the console", &plan.console), ("the serial port", &plan.serial)] {
         if let ConsoleTarget::File(path) | ConsoleTarget::Socket(path) = target {
             uses.push(only(name, path, true));

@@ -17,11 +17,12 @@ use super::disk::DiskPlan;
 use super::error::ConfigError;
 use super::iothread::IoThread;
 use super::memory::Backing;
+use super::metadata::MetadataPlan;
 use super::net::NetPlan;
 use super::vsock::VsockPlan;
 use super::{
-    BootProtocol, OnReboot, VmConfig, balloon, cmdline, console, cpus, disk, id, iothread, net,
-    paths, vsock,
+    BootProtocol, OnReboot, VmConfig, balloon, cmdline, console, cpus, disk, id, iothread,
+    metadata, net, paths, vsock,
 };
 
 /// Virtio devices of a machine: each has an interrupt line of its own. The I/O APIC leaves 19 lines to
@@ -82,6 +83,8 @@ pub struct Plan {
     pub rng: bool,
     /// The memory balloon.
     pub balloon: Option<BalloonPlan>,
+    /// The metadata service, if a card has it.
+    pub metadata: Option<MetadataPlan>,
     /// How long the machine may run; above zero.
     #[serde(rename = "timeout_ms", serialize_with = "optional_milliseconds")]
     pub timeout: Option<Duration>,
@@ -121,6 +124,7 @@ impl Plan {
         let nets = net::resolve(&id, config.nets)?;
         let iothreads = iothread::resolve(config.iothreads, &disks, &nets)?;
         let vsock = config.vsock.map(vsock::resolve).transpose()?;
+        let metadata = metadata::resolve(config.metadata, &nets)?;
         let (console, serial) = console::resolve(config.console, config.serial)?;
         let consoles = (&console, &serial);
         let cmdline = cmdline::resolve(config.cmdline, &config.append, consoles, root.as_ref())?;
@@ -145,6 +149,7 @@ impl Plan {
             serial,
             rng: config.rng.unwrap_or(true),
             balloon: balloon::resolve(config.balloon, memory_bytes)?,
+            metadata,
             timeout: config.timeout,
             grace: config.grace.unwrap_or(GRACE_DEFAULT),
             on_reboot: config.on_reboot.unwrap_or_default(),
@@ -201,7 +206,10 @@ pub(super) fn path_as_text<S: Serializer>(path: &Path, to: S) -> Result<S::Ok, S
 }
 
 #[expect(clippy::ref_option, reason = "the signature is serde's")]
-fn optional_path_as_text<S: Serializer>(path: &Option<PathBuf>, to: S) -> Result<S::Ok, S::Error> {
+pub(super) fn optional_path_as_text<S: Serializer>(
+    path: &Option<PathBuf>,
+    to: S,
+) -> Result<S::Ok, S::Error> {
     path.as_ref().map(|path| path.to_string_lossy()).serialize(to)
 }
 

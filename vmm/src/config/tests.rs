@@ -1,4 +1,5 @@
 use super::*;
+use devices::metadata::Version;
 
 /// A configuration that says everything, different for each `tag`.
 fn full(tag: u16) -> VmConfig {
@@ -23,6 +24,13 @@ fn full(tag: u16) -> VmConfig {
         serial: Some(ConsoleTarget::File(path("serial"))),
         rng: Some(odd),
         balloon: Some(format!("{tag}M").parse().unwrap()),
+        metadata: MetadataConfig {
+            path: Some(path("metadata")),
+            version: Some(if odd { Version::V1 } else { Version::V2 }),
+            address: Some([10, 0, 0, u8::try_from(tag).unwrap()].into()),
+            imds_compat: Some(odd),
+            size_limit: Some(tag.into()),
+        },
         id: Some(text("id")),
         timeout: Some(Duration::from_secs(tag.into())),
         grace: Some(Duration::from_secs(tag.into())),

@@ -85,6 +85,12 @@ pub enum ValueError {
         /// What was written.
         text: String,
     },
+    /// Not an IPv4 address.
+    #[error("{text:?} is not an IPv4 address: write four numbers, such as 169.254.169.254")]
+    Ipv4 {
+        /// What was written.
+        text: String,
+    },
     /// Not a number.
     #[error("{what}: {text:?} is not a whole number from 0 to {max}")]
     Number {
@@ -329,6 +335,14 @@ impl Part {
             None => Ok(()),
             Some(_) => Err(ValueError::Form { key: self.key, form }),
         }
+    }
+}
+
+/// The text of a part that has no key: a name may contain "=".
+pub(super) fn rejoin(part: Part) -> String {
+    match part.value {
+        Some(value) => format!("{}={value}", part.key),
+        None => part.key,
     }
 }
 

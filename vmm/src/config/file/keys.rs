@@ -7,14 +7,16 @@ use std::os::fd::RawFd;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use devices::metadata::Version;
 use serde::{Deserialize, Deserializer};
 
 use super::FileError;
 use super::limiter::RateLimiter;
+use crate::config::metadata::parse_address;
 use crate::config::{
     Backing, BalloonConfig, BootProtocol, CmdlineConfig, ConsoleTarget, CpuTemplateConfig,
-    CpusConfig, DiskConfig, DiskEngine, DiskFormat, IoThread, NetConfig, NetSource, OnReboot,
-    Pages, ValueError, VmConfig, VsockConfig, parse_duration, parse_level, parse_mac,
+    CpusConfig, DiskConfig, DiskEngine, DiskFormat, IoThread, MetadataConfig, NetConfig, NetSource,
+    OnReboot, Pages, ValueError, VmConfig, VsockConfig, parse_duration, parse_level, parse_mac,
 };
 
 /// The whole file.
@@ -29,6 +31,7 @@ pub(super) struct Root {
     vsock: Option<Vsock>,
     entropy: Option<Entropy>,
     balloon: Option<Balloon>,
+    mmds_config: Option<MmdsConfig>,
     logger: Option<Logger>,
     // Our own.
     console: Option<Console>,
@@ -41,7 +44,6 @@ pub(super) struct Root {
     // Known, but not here.
     memory_hotplug: Given,
     metrics: Given,
-    mmds_config: Given,
     pmem: Given,
 }
 
@@ -165,6 +167,15 @@ struct Balloon {
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
+struct MmdsConfig {
+    network_interfaces: Vec<String>,
+    version: Option<Version>,
+    ipv4_address: Option<String>,
+    imds_compat: Option<bool>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
 struct Logger {
     log_path: Option<PathBuf>,
     level: Option<String>,
@@ -241,6 +252,9 @@ impl Root {
             unsupported(entropy.rate_limiter.0, "entropy.rate_limiter", RATE_LIMITER)?;
             config.rng = Some(entropy.enabled.unwrap_or(true));
         }
+        if let Some(metadata) = self.mmds_config {
+            metadata.put_into(&mut config)?;
+        }
         config.balloon = self.balloon.map(Balloon::into_config);
         if let Some(logger) = self.logger {
             logger.put_into(&mut config)?;
@@ -252,8 +266,7 @@ impl Root {
         let no_device = "there is no such device; remove the key";
         unsupported(self.memory_hotplug.0, "memory-hotplug", no_device)?;
         unsupported(self.pmem.0, "pmem", no_device)?;
-        unsupported(self.metrics.0, "metrics", "there are no metrics; remove the key")?;
-        unsupported(self.mmds_config.0, "mmds-config", "there is no metadata service")
+        unsupported(self.metrics.0, "metrics", "there are no metrics; remove the key")
     }
 }
 
@@ -383,6 +396,34 @@ impl Balloon {
             reporting: self.free_page_reporting.unwrap_or(false),
             hinting: self.free_page_hinting.unwrap_or(false),
         }
+    }
+}
+
+impl MmdsConfig {
+    fn put_into(self, config: &mut VmConfig) -> Result<(), FileError> {
+        let key = |name: &str| format!("mmds-config.{name}");
+        if self.network_interfaces.is_empty() {
+            let what = "name at least one of network-interfaces by its iface_id";
+            return Err(FileError::Keys { key: key("network_interfaces"), what });
+        }
+        for (index, id) in self.network_interfaces.iter().enumerate() {
+            let net = config.nets.iter_mut().find(|net| net.id.as_ref() == Some(id));
+            let Some(net) = net else {
+                let key = key(&format!("network_interfaces[{index}]"));
+                let what = "none of network-interfaces has this iface_id";
+                return Err(FileError::Keys { key, what });
+            };
+            net.metadata = true;
+        }
+        let address = self.ipv4_address.map(|text| parse_address(&text)).transpose();
+        let address = address.map_err(|source| value(key("ipv4_address"), source))?;
+        config.metadata = MetadataConfig {
+            version: self.version,
+            address,
+            imds_compat: self.imds_compat,
+            ..MetadataConfig::default()
+        };
+        Ok(())
     }
 }
 

@@ -1,8 +1,9 @@
 use super::*;
 use crate::config::{
     Backing, BootProtocol, CmdlineConfig, ConsoleTarget, CpusConfig, DiskConfig, DiskEngine,
-    DiskFormat, NetConfig, NetSource, OnReboot, Pages, VsockConfig,
+    DiskFormat, MetadataConfig, NetConfig, NetSource, OnReboot, Pages, VsockConfig,
 };
+use devices::metadata::Version;
 use devices::rate_limiter::{Limits, Rate};
 use log::LevelFilter;
 use std::time::Duration;
@@ -180,7 +181,6 @@ fn what_does_not_exist_here_is_refused_by_name() {
     for (text, key) in [
         (r#"{"memory-hotplug": {"total_size_mib": 1024}}"#, "memory-hotplug"),
         (r#"{"metrics": {"metrics_path": "m"}}"#, "metrics"),
-        (r#"{"mmds-config": {"network_interfaces": []}}"#, "mmds-config"),
         (r#"{"pmem": [{"id": "p"}]}"#, "pmem"),
         (r#"{"machine-config": {"cpu_template": "T2"}}"#, "machine-config.cpu_template"),
         (r#"{"machine-config": {"track_dirty_pages": true}}"#, "machine-config.track_dirty_pages"),
@@ -346,4 +346,45 @@ fn rate_limiters_are_firecrackers_buckets() {
         let refusal = refusal(&format!(r#"{{ "drives": [{drive}] }}"#));
         assert!(refusal.contains(message), "{refusal}");
     }
+}
+
+#[test]
+fn a_metadata_service_is_on_the_cards_that_are_named() {
+    let file = |mmds: &str| {
+        let nets = r#"[{ "iface_id": "a", "fd": 7 }, { "iface_id": "b", "fd": 8 }]"#;
+        format!("{{ \"network-interfaces\": {nets}, \"mmds-config\": {mmds} }}")
+    };
+    let text = file(
+        r#"{
+            "network_interfaces": ["b"], "version": "V2", "ipv4_address": "169.254.170.2",
+            "imds_compat": true
+        }"#,
+    );
+    let config = parse(text.as_bytes()).unwrap();
+    assert_eq!(config.nets.iter().map(|net| net.metadata).collect::<Vec<_>>(), [false, true]);
+    let expected = MetadataConfig {
+        version: Some(Version::V2),
+        address: Some([169, 254, 170, 2].into()),
+        imds_compat: Some(true),
+        ..MetadataConfig::default()
+    };
+    assert_eq!(config.metadata, expected);
+    for (mmds, message) in [
+        (
+            r#"{ "network_interfaces": [] }"#,
+            "mmds-config.network_interfaces: name at least one of network-interfaces by its iface_id",
+        ),
+        (
+            r#"{ "network_interfaces": ["a", "c"] }"#,
+            "mmds-config.network_interfaces[1]: none of network-interfaces has this iface_id",
+        ),
+        (
+            r#"{ "network_interfaces": ["a"], "ipv4_address": "x" }"#,
+            "mmds-config.ipv4_address: \"x\" is not an IPv4 address: write four numbers, such as 169.254.169.254",
+        ),
+    ] {
+        assert_eq!(refusal(&file(mmds)), message);
+    }
+    let message = refusal(&file(r#"{ "network_interfaces": ["a"], "version": "V3" }"#));
+    assert!(message.contains("mmds-config.version: unknown variant `V3`"), "{message}");
 }

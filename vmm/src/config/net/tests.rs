@@ -56,7 +56,7 @@ fn every_mistake_has_its_message() {
             "tap0",
             "unknown part \"tap0\"; did you mean \"tap\"?; \
              known: tap=NAME, fd=N[:N...], mac=MAC, mtu=N, id=ID, queues=N, bw=RATE, pps=RATE, \
-             burst=TIME, iothread=ID",
+             burst=TIME, iothread=ID, metadata",
         ),
         ("fd=3:", "fd: \"\" is not a whole number from 0 to 65535"),
         (

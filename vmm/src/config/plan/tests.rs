@@ -76,6 +76,7 @@ fn the_plan_as_json() {
                 "source": { "tap": "tap0" },
                 "mac": "02:00:00:00:00:01",
                 "mtu": 1400,
+                "metadata": false,
                 "queues": 1,
                 "rx_limits": unlimited,
                 "tx_limits": unlimited,
@@ -86,6 +87,7 @@ fn the_plan_as_json() {
                 "source": { "fds": [tap.as_raw_fd()] },
                 "mac": "02:02:02:02:02:02",
                 "mtu": null,
+                "metadata": false,
                 "queues": 1,
                 "rx_limits": unlimited,
                 "tx_limits": unlimited,
@@ -97,6 +99,7 @@ fn the_plan_as_json() {
         "console": { "type": "socket", "path": "/run/c.sock" },
         "serial": { "type": "file", "path": "serial.log" },
         "rng": false,
+        "metadata": null,
         "balloon": {
             "size_mib": 256,
             "deflate_on_oom": false,

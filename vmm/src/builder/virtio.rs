@@ -1,0 +1,145 @@
+//! The virtio devices of a plan: each opened on the host and put on the bus.
+//!
+//! Which there are is decided by the plan, where they are by the device manager.
+
+use std::fs::File;
+use std::io::Read;
+use std::sync::Arc;
+
+use devices::backend::disk::io::Engine;
+use devices::backend::disk::{Disk, DiskOptions};
+use devices::backend::net::NetBackend;
+use devices::backend::net::tap::Tap;
+use devices::backend::reclaim::HostReclaim;
+use devices::metadata::MetadataNet;
+use devices::rate_limiter::Limiter;
+use devices::virtio::balloon::{Balloon, BalloonError, BalloonOptions};
+use devices::virtio::block::{Block, BlockOptions};
+use devices::virtio::console::Console;
+use devices::virtio::net::{MacAddress, Mtu, Net, NetOptions};
+use devices::virtio::rng::Rng;
+use devices::virtio::vsock::Vsock;
+
+use super::{BuildError, Persistent};
+use crate::config::{BalloonPlan, DiskEngine, DiskPlan, NetPlan, NetSource, Plan};
+use crate::controls::Controls;
+use crate::device_manager::DeviceManager;
+use crate::inherited::duplicate;
+use crate::iothread::IoThreads;
+
+/// Bytes of a page that is not huge.
+const USUAL_PAGE: u64 = 4096;
+
+/// The virtio devices, in the order in which the guest numbers them, and the handles to change them.
+pub(super) fn attach_virtio(
+    manager: &mut DeviceManager<'_>,
+    plan: &Plan,
+    around: &Persistent<'_>,
+    iothreads: &IoThreads,
+) -> Result<Controls, BuildError> {
+    let mut controls = Controls::default();
+    let on = |id: &Option<String>| {
+        let own = id.as_deref().and_then(|id| iothreads.get(id));
+        own.unwrap_or(&around.on).clone()
+    };
+    for disk in &plan.disks {
+        let block = block(disk)?;
+        controls.add_disk(&disk.id, block.control());
+        manager.attach_virtio_on(on(&disk.iothread), &disk.id, Box::new(block))?;
+    }
+    for net in &plan.nets {
+        let card = network(net, tap(net, plan, around)?)?;
+        controls.add_net(&net.id, card.control());
+        manager.attach_virtio_on(on(&net.iothread), &net.id, Box::new(card))?;
+    }
+    if let (Some(plan), Some(endpoint)) = (&plan.vsock, around.vsock) {
+        let backends = endpoint.backends();
+        let device = Vsock::new(plan.guest_cid, Box::new(move || backends.open()));
+        manager.attach_virtio("vsock", Box::new(device))?;
+    }
+    if let Some(port) = around.consoles.virtio() {
+        manager.attach_virtio("console", Box::new(Console::new(port.clone())))?;
+    }
+    if plan.rng {
+        manager.attach_virtio("rng", Box::new(Rng::new(Box::new(open_urandom))))?;
+    }
+    if let Some(service) = around.metadata {
+        controls.set_metadata(service.store().clone());
+    }
+    if let Some(wanted) = &plan.balloon {
+        let balloon = balloon(wanted, plan)?;
+        controls.set_balloon(balloon.control());
+        manager.attach_virtio("balloon", Box::new(balloon))?;
+    }
+    Ok(controls)
+}
+
+fn block(plan: &DiskPlan) -> Result<Block, BuildError> {
+    let options = DiskOptions { read_only: plan.read_only, direct: plan.direct };
+    let disk = Arc::new(Disk::open(&plan.path, options)?);
+    let serial = Some(plan.serial.parse()?);
+    let engine = match plan.engine {
+        DiskEngine::Sync => Engine::Sync,
+        DiskEngine::Uring => Engine::IoUring,
+    };
+    let (id, queues) = (plan.id.clone(), plan.queues);
+    let limiter = Limiter::new(plan.limits);
+    Ok(Block::new(BlockOptions { id, serial, disk, queues, engine, limiter }))
+}
+
+/// The host's side of a card, with the metadata service in front of it where it is wanted.
+fn tap(
+    net: &NetPlan,
+    plan: &Plan,
+    around: &Persistent<'_>,
+) -> Result<Arc<dyn NetBackend>, BuildError> {
+    let tap = Arc::new(open_tap(net)?);
+    match (&plan.metadata, around.metadata) {
+        (Some(metadata), Some(service)) if net.metadata => {
+            let with_service = MetadataNet::new(tap, service.clone(), metadata.address);
+            Ok(Arc::new(with_service.map_err(BuildError::Metadata)?))
+        }
+        _ => Ok(tap),
+    }
+}
+
+fn open_tap(plan: &NetPlan) -> Result<Tap, BuildError> {
+    let refused = |source| BuildError::InheritedTap { id: plan.id.clone(), source };
+    Ok(match &plan.source {
+        NetSource::Tap(name) => Tap::open(name, plan.queues)?,
+        NetSource::Fds(numbers) => {
+            let copies = numbers.iter().map(|number| duplicate(*number));
+            Tap::from_fds(copies.collect::<Result<_, _>>().map_err(refused)?)?
+        }
+    })
+}
+
+fn network(plan: &NetPlan, backend: Arc<dyn NetBackend>) -> Result<Net, BuildError> {
+    Ok(Net::new(NetOptions {
+        id: plan.id.clone(),
+        mac: Some(MacAddress::new(plan.mac)?),
+        mtu: plan.mtu.map(Mtu::new).transpose()?,
+        backend,
+        rx_limiter: Limiter::new(plan.rx_limits),
+        tx_limiter: Limiter::new(plan.tx_limits),
+    }))
+}
+
+fn balloon(wanted: &BalloonPlan, plan: &Plan) -> Result<Balloon, BalloonError> {
+    // Transparent huge pages can be broken up, reserved ones cannot.
+    let page_size = plan.backing.pages.reserved_size().unwrap_or(USUAL_PAGE);
+    Balloon::new(BalloonOptions {
+        id: "balloon".to_owned(),
+        target_mib: wanted.size_mib,
+        memory_mib: plan.memory_bytes >> 20,
+        deflate_on_oom: wanted.deflate_on_oom,
+        statistics: wanted.statistics,
+        reporting: wanted.reporting,
+        hinting: wanted.hinting,
+        reclaim: Arc::new(HostReclaim::new(page_size)),
+    })
+}
+
+fn open_urandom() -> std::io::Result<Box<dyn Read + Send>> {
+    Ok(Box::new(File::open("/dev/urandom")?))
+}
