@@ -8,6 +8,7 @@ mod console;
 mod fio;
 mod lifecycle;
 mod net;
+mod vsock;
 
 use harness::{Vmm, base64};
 use libtest_mimic::Trial;
@@ -22,6 +23,7 @@ pub fn tests() -> Vec<Trial> {
         console::tests(),
         fio::tests(),
         lifecycle::tests(),
+        vsock::tests(),
     ];
     lists.into_iter().flatten().collect()
 }
