@@ -5,6 +5,7 @@
 //! [`Machine`] to talk to. [`Puppet`] is a guest that obeys the test; [`virtio`] drives devices through it.
 //! The harness knows nothing of the inside of `vmm` and links none of its crates.
 
+pub mod api;
 pub mod artifacts;
 pub mod confine;
 pub mod count;
@@ -12,6 +13,7 @@ pub mod leaks;
 pub mod machine;
 pub mod need;
 pub mod network;
+pub mod openapi;
 pub mod puppet;
 pub mod scratch;
 pub mod terminal;

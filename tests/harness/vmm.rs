@@ -44,8 +44,13 @@ impl Default for Vmm {
 impl Vmm {
     /// `vmm` without arguments; a pipe to its standard input.
     pub fn new() -> Self {
+        Self::program(artifacts::vmm())
+    }
+
+    /// The same, started by another path.
+    pub fn program(program: impl Into<PathBuf>) -> Self {
         Self {
-            program: artifacts::vmm(),
+            program: program.into(),
             args: Vec::new(),
             input: Input::Pipe,
             output: None,

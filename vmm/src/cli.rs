@@ -3,6 +3,7 @@
 //! Reads no file and prints nothing. One definition gives the parser, the help, the manual page and the shell
 //! completions. The grammars of values are in `config`; this file only names them.
 
+mod firecracker;
 mod help;
 mod usage;
 
@@ -10,18 +11,21 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::builder::{PossibleValuesParser, TypedValueParser};
+use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
 use clap::error::ErrorKind;
-use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
+use clap::{Args as _, CommandFactory, FromArgMatches, Parser, Subcommand};
 use clap_complete::Shell;
 use log::LevelFilter;
 
+pub use firecracker::Firecracker;
 pub use usage::UsageError;
+
+use crate::api::{Api, ApiSocket, BODY_LIMIT};
 
 use crate::config::{
     BalloonConfig, BootProtocol, CmdlineConfig, ConfigError, ConsoleTarget, CpuTemplateConfig,
-    CpusConfig, DiskConfig, IoThread, MemoryConfig, MetadataConfig, NetConfig, OnReboot, Plan,
-    VmConfig, VsockConfig, parse_duration, parse_level,
+    CpusConfig, DiskConfig, EventSink, IoThread, MemoryConfig, MetadataConfig, NetConfig, OnReboot,
+    Plan, VmConfig, VsockConfig, parse_duration, parse_level,
 };
 
 /// What the user wants of this process.
@@ -46,6 +50,12 @@ pub struct Run {
     pub flags: VmConfig,
     /// A file that says the rest.
     pub config_file: Option<PathBuf>,
+    /// Where the API is served.
+    pub api: Option<Api>,
+    /// Where events are written.
+    pub events: Option<EventSink>,
+    /// What only Firecracker's launchers say.
+    pub firecracker: Firecracker,
     /// Print the timeline of the start.
     pub trace_boot: bool,
     /// Print the plan instead of running it.
@@ -53,16 +63,31 @@ pub struct Run {
 }
 
 impl Run {
-    /// The plan: what the file says, overridden and extended by the flags, resolved.
+    /// The plan: what the file says, overridden and extended by the flags, resolved. There need be none when the API
+    /// can still say what is missing. With the API, the configuration that it shows is there too.
     ///
     /// # Errors
     /// [`ConfigError`], from the file or from the combination.
-    pub fn plan(self) -> Result<Plan, ConfigError> {
-        let Some(path) = self.config_file else {
-            return Plan::resolve(self.flags);
+    pub fn resolve(&mut self) -> Result<(VmConfig, Option<Plan>), ConfigError> {
+        let mut config = std::mem::take(&mut self.flags);
+        if let Some(path) = &self.config_file {
+            config = VmConfig::from_file(path)?.overridden_by(config);
+        }
+        let in_file = |error| match &self.config_file {
+            Some(path) => ConfigError::WithFile { path: path.clone(), source: Box::new(error) },
+            None => error,
         };
-        let config = VmConfig::from_file(&path)?.overridden_by(self.flags);
-        Plan::resolve(config).map_err(|e| ConfigError::WithFile { path, source: Box::new(e) })
+        if self.api.is_none() {
+            // Nobody will ask for the configuration.
+            let plan = Plan::resolve(config).map_err(in_file)?;
+            return Ok((VmConfig::default(), Some(plan)));
+        }
+        config.name_devices().map_err(in_file)?;
+        if config.kernel.is_none() && !self.dry_run {
+            return Ok((config, None));
+        }
+        let plan = Plan::resolve(config.clone()).map_err(in_file)?;
+        Ok((config, Some(plan)))
     }
 }
 
@@ -71,9 +96,12 @@ impl Run {
 /// # Errors
 /// [`UsageError`]: one line, with the nearest valid spelling where there is one.
 pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Request, UsageError> {
-    let args = args.into_iter().collect();
+    let (args, firecracker) = firecracker::extract(args.into_iter().collect())?;
+    if firecracker.version {
+        return Ok(Request::Print(firecracker::version()));
+    }
     match read(&args) {
-        Ok(args) => Ok(args.into_request()),
+        Ok((args, control)) => Ok(args.into_request(control, firecracker)),
         Err(error) => match error.kind() {
             ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => {
                 Ok(Request::Print(error.to_string()))
@@ -83,14 +111,26 @@ pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Request, UsageE
     }
 }
 
-fn read(args: &Vec<OsString>) -> Result<Args, clap::Error> {
+fn read(args: &Vec<OsString>) -> Result<(Args, ControlArgs), clap::Error> {
     let wants_help = args.iter().any(|arg| arg == "--help" || arg == "help");
     // The long help is only put together for those who read it; everyone else wants to start quickly.
-    let mut command = if wants_help { help::complete(Args::command()) } else { Args::command() };
-    let mut matches = command.try_get_matches_from_mut(args)?;
-    // Hundreds of allocations that would be given back one by one, once in the life of the process.
-    std::mem::forget(command);
-    Args::from_arg_matches_mut(&mut matches)
+    if wants_help {
+        help::complete(definition()).try_get_matches_from(args)?;
+    }
+    // Each flag that is defined costs every start; so do not define those that are hardly ever given before one
+    // may be there. What is wrong is told by the whole definition, which knows the right spellings.
+    let is_plain = !args.iter().any(ControlArgs::may_be);
+    if is_plain && let Ok(mut matches) = Args::command().try_get_matches_from_mut(args) {
+        return Ok((Args::from_arg_matches_mut(&mut matches)?, ControlArgs::default()));
+    }
+    let mut matches = definition().try_get_matches_from(args)?;
+    let control = ControlArgs::from_arg_matches_mut(&mut matches)?;
+    Ok((Args::from_arg_matches_mut(&mut matches)?, control))
+}
+
+/// The definition of all flags.
+fn definition() -> clap::Command {
+    ControlArgs::augment_args(Args::command())
 }
 
 /// Runs a Linux kernel in a virtual machine: vmm --kernel bzImage --disk rootfs.img
@@ -100,7 +140,7 @@ fn read(args: &Vec<OsString>) -> Result<Args, clap::Error> {
     name = "vmm",
     version,
     args_conflicts_with_subcommands = true,
-    override_usage = "vmm --kernel PATH [OPTIONS]\n       vmm --config-file PATH [OPTIONS]\n       vmm doctor | completions | man",
+    override_usage = "vmm --kernel PATH [OPTIONS]\n       vmm --config-file PATH [OPTIONS]\n       vmm --api-sock PATH [OPTIONS]\n       vmm doctor | completions | man",
     subcommand_help_heading = "Other commands"
 )]
 struct Args {
@@ -258,6 +298,21 @@ struct DeviceArgs {
     mmds_size_limit: Option<usize>,
 }
 
+#[derive(Debug, Default, clap::Args)]
+#[group(skip)]
+#[command(next_help_heading = "Control")]
+struct ControlArgs {
+    /// Serve the HTTP API at this Unix socket: PATH or fd=N
+    ///
+    /// Without a kernel, the API says what to start and when. fd is a listening socket that the parent process has
+    /// left open.
+    #[arg(long, value_name = "SOCKET")]
+    api_sock: Option<ApiSocket>,
+    /// Write what happens to the machine as lines of JSON: PATH or fd=N
+    #[arg(long, value_name = "SINK")]
+    events: Option<EventSink>,
+}
+
 #[derive(Debug, clap::Args)]
 #[group(skip)]
 #[command(next_help_heading = "Run")]
@@ -281,8 +336,16 @@ struct RunArgs {
         long,
         value_name = "LEVEL",
         hide_possible_values = true,
-        value_parser = PossibleValuesParser::new(["off", "error", "warn", "info", "debug", "trace"])
-            .try_map(|word| parse_level(&word))
+        ignore_case = true,
+        value_parser = PossibleValuesParser::new([
+            PossibleValue::new("off"),
+            PossibleValue::new("error"),
+            PossibleValue::new("warn").alias("warning"),
+            PossibleValue::new("info"),
+            PossibleValue::new("debug"),
+            PossibleValue::new("trace"),
+        ])
+        .try_map(|word| parse_level(&word))
     )]
     level: Option<LevelFilter>,
     /// Read the machine from a JSON file (Firecracker's layout)
@@ -300,8 +363,16 @@ struct RunArgs {
     dry_run: bool,
 }
 
+impl ControlArgs {
+    /// Whether a word may be one of these flags, or meant to be.
+    fn may_be(word: &OsString) -> bool {
+        let word = word.as_encoded_bytes();
+        word.starts_with(b"--api") || word.starts_with(b"--ev")
+    }
+}
+
 impl Args {
-    fn into_request(self) -> Request {
+    fn into_request(self, control: ControlArgs, firecracker: Firecracker) -> Request {
         match self.command {
             Some(Command::Doctor { json }) => return Request::Doctor { json },
             Some(Command::Completions { shell }) => {
@@ -311,6 +382,10 @@ impl Args {
             None => {}
         }
         let Self { boot, machine, devices, run, .. } = self;
+        let api = firecracker.socket(control.api_sock).map(|socket| {
+            let body_limit = firecracker.body_limit.unwrap_or(BODY_LIMIT);
+            Api { socket, body_limit }
+        });
         Request::Run(Run {
             flags: VmConfig {
                 kernel: boot.kernel,
@@ -342,6 +417,9 @@ impl Args {
                 level: run.level,
             },
             config_file: run.config_file,
+            api,
+            events: control.events,
+            firecracker,
             trace_boot: run.trace_boot,
             dry_run: run.dry_run,
         })

@@ -11,14 +11,18 @@ use devices::event::Interest;
 
 use crate::config::{ConsoleTarget, Plan};
 use crate::end::{EndReason, Ending};
-use crate::event_loop::{EventLoop, LoopSource, Next};
+use crate::event_loop::{EventLoop, LoopSource, Next, SourceId};
+use crate::events;
 
 /// How long slow readers get for the rest of the output when the machine has ended.
 const PATIENCE: Duration = Duration::from_millis(500);
+/// Bytes of output that a report of a panic has.
+const LAST_WORDS: usize = 4 << 10;
 
 /// Both consoles of a machine. Dropped, they are closed and the terminal is as it was.
 pub struct Consoles {
     open: Vec<Console>,
+    sources: Vec<SourceId>,
     serial: Option<ConsolePort>,
     virtio: Option<ConsolePort>,
 }
@@ -34,7 +38,8 @@ impl Consoles {
         event_loop: &mut EventLoop,
         ending: &Ending,
     ) -> Result<Self, ConsoleError> {
-        let mut consoles = Self { open: Vec::with_capacity(2), serial: None, virtio: None };
+        let mut consoles =
+            Self { open: Vec::with_capacity(2), sources: Vec::new(), serial: None, virtio: None };
         if let Some(console) = open("serial", &plan.serial)? {
             consoles.serial = Some(console.port(Stage::Early)?);
             consoles.open.push(console);
@@ -49,9 +54,25 @@ impl Consoles {
             consoles.open.push(console);
         }
         for console in &consoles.open {
-            event_loop.add(Box::new(OnLoop::new(console.clone(), ending)));
+            if events::is_on() {
+                console.keep_tail(LAST_WORDS);
+            }
+            let source = event_loop.add(Box::new(OnLoop::new(console.clone(), ending)));
+            consoles.sources.push(source);
         }
         Ok(consoles)
+    }
+
+    /// Closes the consoles of a machine that did not come to life.
+    pub fn close(mut self, event_loop: &mut EventLoop) {
+        self.sources.drain(..).for_each(|source| event_loop.remove(source));
+    }
+
+    /// The newest output of each console, as text, while anybody wants events.
+    #[must_use]
+    pub fn last_words(&self) -> String {
+        let all: Vec<_> = self.open.iter().flat_map(Console::tail).collect();
+        String::from_utf8_lossy(&all).into_owned()
     }
 
     /// Where the serial port leads to.
@@ -66,11 +87,9 @@ impl Consoles {
         self.virtio.as_ref()
     }
 
-    /// What to do when the terminal has changed its size, or was given back to this process.
-    #[must_use]
-    pub fn on_terminal_change(&self) -> Box<dyn FnMut() + Send> {
-        let open = self.open.clone();
-        Box::new(move || open.iter().for_each(Console::resumed))
+    /// The terminal has changed its size, or was given back to this process.
+    pub fn on_terminal_change(&self) {
+        self.open.iter().for_each(Console::resumed);
     }
 }
 

@@ -54,6 +54,23 @@ impl EndReason {
         }
     }
 
+    /// The reason for programs.
+    #[must_use]
+    pub fn word(&self) -> &'static str {
+        match self {
+            Self::PowerOff => "power_off",
+            Self::Reboot => "reboot",
+            Self::Panic => "panic",
+            Self::TripleFault => "triple_fault",
+            Self::GuestExit(_) => "guest_exit",
+            Self::Stuck(_) => "stuck",
+            Self::Timeout(_) => "timeout",
+            Self::Terminated => "terminated",
+            Self::Quit => "quit",
+            Self::HostFailure(_) => "host_failure",
+        }
+    }
+
     /// The last line the user reads.
     #[must_use]
     pub fn describe(&self, flavour: Flavour) -> String {

@@ -13,6 +13,8 @@ use event_manager::{
     EventManager, EventOps, Events, MutEventSubscriber, RemoteEndpoint, SubscriberOps,
 };
 
+use crate::events::{self, Event};
+
 /// Names a source on its loop.
 pub type SourceId = event_manager::SubscriberId;
 
@@ -171,15 +173,19 @@ impl MutEventSubscriber for Subscriber {
         }
     }
 
-    fn process(&mut self, events: Events, ops: &mut EventOps) {
+    fn process(&mut self, ready: Events, ops: &mut EventOps) {
         let go_on = match self {
             Self::Worker { worker, .. } => {
-                worker.handle(events.data());
-                watch_late_interests(worker, ops)
+                worker.handle(ready.data());
+                let goes_on = watch_late_interests(worker, ops);
+                if !goes_on {
+                    events::emit(Event::DeviceFailed { device: worker.name().to_owned() });
+                }
+                goes_on
             }
             Self::Source { done: true, .. } => false,
             Self::Source { source, done } => {
-                let token = u16::try_from(events.data()).unwrap_or(u16::MAX);
+                let token = u16::try_from(ready.data()).unwrap_or(u16::MAX);
                 *done = source.handle(token) == Next::Remove;
                 !*done
             }

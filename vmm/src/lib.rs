@@ -5,6 +5,7 @@
 //! `devices` crate, what its tables and registers say in `arch`.
 
 pub mod affinity;
+pub mod api;
 pub mod boot;
 pub mod boot_trace;
 pub mod builder;
@@ -16,6 +17,7 @@ pub mod device_manager;
 pub mod doctor;
 pub mod end;
 pub mod event_loop;
+pub mod events;
 pub mod exit_code;
 pub mod inherited;
 pub mod iothread;
@@ -25,6 +27,7 @@ pub mod logger;
 pub mod memory;
 pub mod metadata;
 pub mod process;
+pub mod requests;
 pub mod run;
 pub mod signals;
 pub mod supervisor;

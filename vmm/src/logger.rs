@@ -10,7 +10,7 @@ use std::io::{self, Write};
 use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, OnceLock, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use log::{LevelFilter, Log, Metadata, Record};
@@ -31,9 +31,21 @@ pub struct LogError {
     source: io::Error,
 }
 
+static LOGGER: OnceLock<Logger> = OnceLock::new();
+
+/// Which lines are written, besides those of a level, and what they show.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Lines {
+    /// Each line names the place in the source that it comes from.
+    pub origin: bool,
+    /// Only lines of this module and those inside it are written.
+    pub module: Option<String>,
+}
+
 struct Logger {
     id: String,
-    file: Option<File>,
+    lines: Lines,
+    file: RwLock<Option<File>>,
     limit: Mutex<Limit>,
 }
 
@@ -47,30 +59,53 @@ struct Limit {
 ///
 /// # Errors
 /// [`LogError`] when the file at `path` cannot be opened for appending.
-pub fn install(id: &str, path: Option<&Path>, level: LevelFilter) -> Result<(), LogError> {
-    // A FIFO without a reader must not hang the start, hence O_NONBLOCK; files ignore it.
-    let open = |path: &Path| {
-        OpenOptions::new()
-            .append(true)
-            .create(true)
-            .mode(0o600)
-            .custom_flags(libc::O_NONBLOCK)
-            .open(path)
-            .map_err(|source| LogError { path: path.to_owned(), source })
-    };
-    let file = path.map(open).transpose()?;
+pub fn install(
+    id: &str,
+    path: Option<&Path>,
+    level: LevelFilter,
+    lines: Lines,
+) -> Result<(), LogError> {
+    let file = RwLock::new(path.map(open).transpose()?);
     let limit = Mutex::new(Limit { since: Instant::now(), lines: 0, dropped: 0 });
-    let logger = Logger { id: id.to_owned(), file, limit };
+    let logger = LOGGER.get_or_init(|| Logger { id: id.to_owned(), lines, file, limit });
     // A second logger can only be installed by a second call, which does not exist.
-    if log::set_boxed_logger(Box::new(logger)).is_ok() {
+    if log::set_logger(logger).is_ok() {
         log::set_max_level(level);
     }
     Ok(())
 }
 
+/// Sends lines elsewhere from now on, where something is said.
+///
+/// # Errors
+/// As [`install`]; nothing changes then.
+pub fn redirect(path: Option<&Path>, level: Option<LevelFilter>) -> Result<(), LogError> {
+    let file = path.map(open).transpose()?;
+    if let (Some(logger), Some(file)) = (LOGGER.get(), file) {
+        *logger.file.write().unwrap_or_else(PoisonError::into_inner) = Some(file);
+    }
+    if let Some(level) = level {
+        log::set_max_level(level);
+    }
+    Ok(())
+}
+
+fn open(path: &Path) -> Result<File, LogError> {
+    // A FIFO without a reader must not hang the start, hence O_NONBLOCK; files ignore it.
+    OpenOptions::new()
+        .append(true)
+        .create(true)
+        .mode(0o600)
+        .custom_flags(libc::O_NONBLOCK)
+        .open(path)
+        .map_err(|source| LogError { path: path.to_owned(), source })
+}
+
 impl Log for Logger {
     fn enabled(&self, metadata: &Metadata<'_>) -> bool {
+        let module = self.lines.module.as_deref();
         metadata.level() <= log::max_level()
+            && module.is_none_or(|module| metadata.target().starts_with(module))
     }
 
     fn log(&self, record: &Record<'_>) {
@@ -84,7 +119,11 @@ impl Log for Logger {
         if dropped > 0 {
             self.write(&format!("vmm[{}] WARN {dropped} log lines left out\n", self.id));
         }
-        self.write(&format!("vmm[{}] {} {}\n", self.id, record.level(), record.args()));
+        let origin = match (record.file(), record.line()) {
+            (Some(file), Some(line)) if self.lines.origin => format!(" {file}:{line}"),
+            _ => String::new(),
+        };
+        self.write(&format!("vmm[{}] {}{origin} {}\n", self.id, record.level(), record.args()));
     }
 
     fn flush(&self) {}
@@ -92,10 +131,11 @@ impl Log for Logger {
 
 impl Logger {
     fn write(&self, line: &str) {
-        let fd = self.file.as_ref().map_or(libc::STDERR_FILENO, AsRawFd::as_raw_fd);
+        let file = self.file.read().unwrap_or_else(PoisonError::into_inner);
+        let fd = file.as_ref().map_or(libc::STDERR_FILENO, AsRawFd::as_raw_fd);
         let written = is_writable(fd)
-            && match &self.file {
-                Some(file) => (&*file).write_all(line.as_bytes()).is_ok(),
+            && match file.as_ref() {
+                Some(mut file) => file.write_all(line.as_bytes()).is_ok(),
                 None => io::stderr().write_all(line.as_bytes()).is_ok(),
             };
         if !written {

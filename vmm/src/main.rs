@@ -11,12 +11,14 @@ use std::time::Instant;
 use devices::event::chain;
 use vmm::boot_trace;
 use vmm::cli::{self, Request, Run};
+use vmm::config::{ID_DEFAULT, LEVEL_DEFAULT};
 use vmm::doctor;
+use vmm::events;
 use vmm::exit_code::ExitCode;
 use vmm::kvm::Flavour;
-use vmm::logger;
+use vmm::logger::{self, Lines};
 use vmm::process;
-use vmm::run::run;
+use vmm::run::{Launch, run};
 
 /// The entry of the program; `vmm::process` says why it is not the standard library's.
 #[unsafe(no_mangle)]
@@ -42,22 +44,36 @@ fn obey(args: Vec<OsString>) -> ExitCode {
     }
 }
 
-fn run_request(request: Run, start: Instant) -> ExitCode {
-    let (dry_run, trace) = (request.dry_run, request.trace_boot);
-    let plan = match request.plan() {
-        Ok(plan) => plan,
+fn run_request(mut request: Run, start: Instant) -> ExitCode {
+    let (config, plan) = match request.resolve() {
+        Ok(resolved) => resolved,
         Err(error) => return fail(&error, ExitCode::BadConfiguration),
     };
-    if dry_run {
+    if let (true, Some(plan)) = (request.dry_run, &plan) {
         return print(&plan.json(), ExitCode::PowerOff);
     }
-    if let Err(error) = logger::install(&plan.id, plan.log.path.as_deref(), plan.log.level) {
+    let (id, log_path, level) = match &plan {
+        Some(plan) => (plan.id.as_str(), plan.log.path.as_deref(), plan.log.level),
+        None => (
+            config.id.as_deref().unwrap_or(ID_DEFAULT),
+            config.log_path.as_deref(),
+            config.level.unwrap_or(LEVEL_DEFAULT),
+        ),
+    };
+    let lines =
+        Lines { origin: request.firecracker.show_log_origin, module: request.firecracker.module };
+    if let Err(error) = logger::install(id, log_path, level, lines) {
         return fail(&error, ExitCode::BadConfiguration);
     }
-    if trace {
+    match request.events.map(|sink| sink.open()).transpose() {
+        Ok(None) if request.api.is_none() => {}
+        Ok(sink) => events::enable(id, sink),
+        Err(error) => return fail(&error, ExitCode::BadConfiguration),
+    }
+    if request.trace_boot {
         boot_trace::enable(start);
     }
-    match run(&plan) {
+    match run(Launch { config, plan, api: request.api }) {
         Ok(ended) => {
             if let Some(timeline) = boot_trace::report() {
                 eprint!("{timeline}");

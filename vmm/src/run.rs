@@ -1,28 +1,49 @@
-//! Runs a plan from start to end: build, start, watch, and build again when the guest reboots and should.
+//! The life of a machine from start to end: configure, build, start, obey, and build again when it is to.
+//!
+//! One [`Session`] per process, on the main thread. It alone acts on the machine; others ask by
+//! [`crate::requests`]. Which request makes sense when is in [`crate::life_cycle`].
+
+mod check;
 
 use std::collections::BTreeMap;
 use std::io;
+use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use devices::backend::console::ConsoleError;
 use devices::backend::socket::SocketError;
 use devices::backend::vsock::UnixEndpoint;
-use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
+use devices::event::chain;
+use devices::metadata::Service;
+use devices::virtio::net::NetLimits;
+use serde_json::json;
 
+use crate::api::{Api, ApiError, Server};
 use crate::builder::{self, BuildError, Persistent};
-use crate::config::{OnReboot, Plan, VsockPlan};
+use crate::config::{
+    Change, ConfigError, OnReboot, Plan, RateLimiter, Section, VmConfig, VsockPlan,
+};
 use crate::consoles::Consoles;
 use crate::end::{EndReason, Ending};
 use crate::event_loop::EventLoop;
+use crate::events::{self, Event, Exit};
 use crate::exit_code::ExitCode;
+use crate::kvm::Flavour;
+use crate::life_cycle::Phase;
+use crate::logger::{self, LogError};
 use crate::memory::mapped;
 use crate::metadata::{self, MetadataError};
-use crate::signals::Signals;
-use crate::supervisor::{self, Orders};
+use crate::requests::{Answer, Code, Command, Inbox, Message, Outbox, Outcome, Refusal};
+use crate::signals::{Signal, Signals};
+use crate::supervisor::{self, PowerSwitch};
 use crate::vcpu::install_kick_handler;
 use crate::vm::RunningVm;
 
-/// Why a plan could not be run.
+/// How long clients get for their last replies and events when the machine has ended.
+const PATIENCE: Duration = Duration::from_millis(500);
+
+/// Why a machine could not be run.
 #[derive(Debug, thiserror::Error)]
 pub enum RunError {
     /// The machine could not be built.
@@ -37,6 +58,9 @@ pub enum RunError {
     /// The metadata of the guest.
     #[error(transparent)]
     Metadata(#[from] MetadataError),
+    /// The API cannot be served.
+    #[error(transparent)]
+    Api(#[from] ApiError),
     /// The host is out of something.
     #[error("cannot {what}")]
     Host {
@@ -54,10 +78,22 @@ impl RunError {
     pub fn exit_code(&self) -> ExitCode {
         match self {
             Self::Build(error) => error.exit_code(),
-            Self::Console(_) | Self::Vsock(_) | Self::Metadata(_) => ExitCode::BadConfiguration,
+            Self::Console(_) | Self::Vsock(_) | Self::Metadata(_) | Self::Api(_) => {
+                ExitCode::BadConfiguration
+            }
             Self::Host { .. } => ExitCode::HostFailure,
         }
     }
+}
+
+/// What to run.
+pub struct Launch {
+    /// What was said so far.
+    pub config: VmConfig,
+    /// The plan to start at once; without one, the API says what to start and when.
+    pub plan: Option<Plan>,
+    /// Where the API is served.
+    pub api: Option<Api>,
 }
 
 /// A machine that has come to its end. Its vCPUs were told to stop; closing it takes the kernel
@@ -65,65 +101,367 @@ impl RunError {
 pub struct Ended {
     /// Why it ended.
     pub reason: EndReason,
-    /// The rest of it.
-    pub machine: RunningVm,
+    /// The rest of it, if it was ever started.
+    pub machine: Option<RunningVm>,
 }
 
-/// Runs `plan` until the machine ends.
+/// Runs `launch` until the machine ends.
 ///
 /// # Errors
 /// [`RunError`] when it cannot be started (or started again).
-pub fn run(plan: &Plan) -> Result<Ended, RunError> {
+pub fn run(launch: Launch) -> Result<Ended, RunError> {
+    let Launch { config, plan, api } = launch;
     let signals = Signals::watch().map_err(host("watch signals"))?;
     install_kick_handler().map_err(host("install the vCPU signal"))?;
     let ending = Ending::new().map_err(host("make an event descriptor"))?;
-    let power_button = EventFd::new(EFD_NONBLOCK).map_err(host("make an event descriptor"))?;
-    let power_button = Arc::new(power_button);
+    let power = PowerSwitch::new().map_err(host("make an event descriptor"))?;
     let mut event_loop = EventLoop::new().map_err(host("make an event loop"))?;
-    let consoles = Consoles::open(plan, &mut event_loop, &ending)?;
-    // Programs of the host may come before there is a guest, and wait for it.
-    let listen = |it: &VsockPlan| UnixEndpoint::bind(&it.socket, BTreeMap::new());
-    let vsock = plan.vsock.as_ref().map(listen).transpose()?;
-    let metadata = plan.metadata.as_ref().map(metadata::open).transpose()?;
-    let orders = Orders {
-        grace: plan.grace,
-        timeout: plan.timeout,
-        power_button: power_button.clone(),
-        on_terminal_change: consoles.on_terminal_change(),
-    };
-    supervisor::watch(&mut event_loop, signals, orders, &ending).map_err(host("make a timer"))?;
+    let (outbox, inbox) = Outbox::new(event_loop.handle());
+    supervisor::watch(&mut event_loop, signals, outbox.clone(), &ending);
+    let server = api.map(|api| Server::start(&api, outbox)).transpose()?;
 
-    let around = Persistent {
-        on: event_loop.handle(),
-        consoles: &consoles,
-        vsock: vsock.as_ref(),
-        metadata: metadata.as_ref(),
-        power_button: &power_button,
-        ending: &ending,
-    };
-    loop {
-        let machine = builder::build(plan, &around)?;
-        let machine = machine.start(&mut event_loop).map_err(host("start a vCPU thread"))?;
-        let reason = wait(&machine, &mut event_loop, &ending).map_err(host("wait for events"))?;
-        if reason != EndReason::Reboot || plan.on_reboot != OnReboot::Restart {
-            machine.tell_to_stop();
-            return Ok(Ended { reason, machine });
-        }
-        log::info!("guest reboots");
-        machine.stop(&mut event_loop).map_err(host("stop the machine"))?;
-        ending.clear();
+    let mut session =
+        Session { config, event_loop, ending, power, phase: Phase::NotStarted, life: None };
+    if let Some(plan) = plan {
+        session.start(plan)?;
     }
+    let reason = session.serve(&inbox)?;
+    session.finish(reason, server)
 }
 
-fn wait(machine: &RunningVm, event_loop: &mut EventLoop, ending: &Ending) -> io::Result<EndReason> {
-    loop {
-        if let Some(reason) = ending.reason() {
-            return Ok(reason);
+struct Session {
+    config: VmConfig,
+    event_loop: EventLoop,
+    ending: Ending,
+    power: PowerSwitch,
+    phase: Phase,
+    /// The machine, from its start on.
+    life: Option<Life>,
+}
+
+/// What exists only while a machine runs.
+struct Life {
+    plan: Plan,
+    surroundings: Surroundings,
+    machine: RunningVm,
+}
+
+/// The host's side of a machine, which stays when the machine is built again.
+struct Surroundings {
+    consoles: Consoles,
+    vsock: Option<UnixEndpoint>,
+    metadata: Option<Arc<Service>>,
+}
+
+impl Session {
+    fn start(&mut self, plan: Plan) -> Result<(), RunError> {
+        let consoles = Consoles::open(&plan, &mut self.event_loop, &self.ending)?;
+        let mut surroundings = Surroundings { consoles, vsock: None, metadata: None };
+        match self.build_in(&plan, &mut surroundings) {
+            Ok(machine) => {
+                self.life = Some(Life { plan, surroundings, machine });
+                self.phase = Phase::Running;
+                Ok(())
+            }
+            Err(error) => {
+                surroundings.consoles.close(&mut self.event_loop);
+                Err(error)
+            }
         }
-        if mapped::is_asked() {
-            machine.keep_kernel(event_loop)?;
+    }
+
+    /// The first machine in these surroundings.
+    fn build_in(&mut self, plan: &Plan, around: &mut Surroundings) -> Result<RunningVm, RunError> {
+        // Programs of the host may come before there is a guest, and wait for it.
+        let listen = |it: &VsockPlan| UnixEndpoint::bind(&it.socket, BTreeMap::new());
+        around.vsock = plan.vsock.as_ref().map(listen).transpose()?;
+        around.metadata = plan.metadata.as_ref().map(metadata::open).transpose()?;
+        let machine = self.build(plan, around)?;
+        if let Some(limit) = plan.timeout {
+            let reason = EndReason::Timeout(limit);
+            supervisor::end_after(&mut self.event_loop, limit, reason, &self.ending)
+                .map_err(host("make a timer"))?;
         }
-        event_loop.run_once()?;
+        Ok(machine)
+    }
+
+    fn build(&mut self, plan: &Plan, around: &Surroundings) -> Result<RunningVm, RunError> {
+        let around = Persistent {
+            on: self.event_loop.handle(),
+            consoles: &around.consoles,
+            vsock: around.vsock.as_ref(),
+            metadata: around.metadata.as_ref(),
+            power_button: self.power.line(),
+            ending: &self.ending,
+        };
+        let machine = builder::build(plan, &around)?;
+        events::emit(Event::Started);
+        machine.start(&mut self.event_loop).map_err(host("start a vCPU thread"))
+    }
+
+    /// Obeys until the machine ends.
+    fn serve(&mut self, inbox: &Inbox) -> Result<EndReason, RunError> {
+        loop {
+            if let Some(reason) = self.ending.reason() {
+                match &self.life {
+                    Some(Life { plan, .. })
+                        if reason == EndReason::Reboot && plan.on_reboot == OnReboot::Restart =>
+                    {
+                        log::info!("guest reboots");
+                        self.rebuild(Event::Reboot)?;
+                    }
+                    _ => return Ok(reason),
+                }
+            }
+            if mapped::is_asked() {
+                self.keep_kernel()?;
+            }
+            while let Ok(message) = inbox.try_recv() {
+                match message {
+                    Message::Signal(signal) => self.obey_signal(signal)?,
+                    Message::Command(command, reply) => {
+                        let outcome = match self.ending.reason() {
+                            Some(_) => Phase::Ended.permits(command.when()).map_err(Refusal::from),
+                            None => Ok(()),
+                        };
+                        let outcome = match outcome {
+                            Ok(()) => self.obey(*command)?,
+                            Err(refusal) => Err(refusal),
+                        };
+                        reply(outcome);
+                    }
+                }
+            }
+            if self.ending.reason().is_none() {
+                self.event_loop.run_once().map_err(host("wait for events"))?;
+            }
+        }
+    }
+
+    fn obey_signal(&mut self, signal: Signal) -> Result<(), RunError> {
+        match signal {
+            Signal::Interrupt => self.ending.report(EndReason::Quit),
+            Signal::Terminate => self.stop(None)?,
+            // The watcher of signals has asked for it by itself.
+            Signal::Lease => {}
+            Signal::Terminal => {
+                if let Some(life) = &self.life {
+                    life.surroundings.consoles.on_terminal_change();
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// An error is the end of the process; what only the client did wrong is the refusal inside.
+    fn obey(&mut self, command: Command) -> Result<Outcome, RunError> {
+        if let Err(error) = self.phase.permits(command.when()) {
+            return Ok(Err(error.into()));
+        }
+        Ok(match command {
+            Command::Configure(change) => self.configure(*change),
+            Command::ConfigureMachine(patch) => match Change::of_machine(&patch, &self.config) {
+                Ok(change) => self.configure(change),
+                Err(error) => Err(Refusal::from(&error)),
+            },
+            Command::Start => self.start_as_configured(),
+            Command::Pause => self.pause()?,
+            Command::Resume => self.resume()?,
+            Command::ChangeDisk { id, path, limiter } => {
+                self.change_disk(&id, path.as_deref(), limiter)
+            }
+            Command::ChangeNet { id, rx, tx } => self.change_net(&id, rx, tx),
+            Command::ChangeBalloon(mib) => self.change_balloon(mib),
+            Command::PowerButton => {
+                events::emit(Event::PowerButton);
+                let failed = |error: io::Error| Refusal::new(Code::HostFailure, error.to_string());
+                self.power.press().map(|()| Answer::Done).map_err(failed)
+            }
+            Command::Stop { grace } => {
+                events::emit(Event::PowerButton);
+                self.stop(grace)?;
+                Ok(Answer::Done)
+            }
+            Command::Reset => {
+                self.rebuild(Event::Reset)?;
+                Ok(Answer::Done)
+            }
+            Command::Describe => Ok(Answer::Value(json!({
+                "id": self.config.id.as_deref().unwrap_or(crate::config::ID_DEFAULT),
+                "state": self.phase.to_string(),
+                "vmm_version": env!("CARGO_PKG_VERSION"),
+                "app_name": "vmm",
+            }))),
+            Command::ShowConfig => Ok(Answer::Value(self.config.to_json())),
+            Command::ShowBalloon => match self.config.balloon_to_json() {
+                Some(balloon) => Ok(Answer::Value(balloon)),
+                None => Err(check::no_balloon()),
+            },
+            Command::ShowMachine => Ok(Answer::Value(self.config.machine_to_json())),
+        })
+    }
+
+    /// Says something else, if a machine could come of it.
+    fn configure(&mut self, change: Change) -> Outcome {
+        check::files(change.said())?;
+        let section = change.section();
+        let mut config = self.config.clone();
+        change.put_into(&mut config);
+        check::plan(&config)?;
+        if section == Section::Logger {
+            let failed = |error: LogError| Refusal::new(Code::BadConfiguration, chain(&error));
+            logger::redirect(config.log_path.as_deref(), config.level).map_err(failed)?;
+        }
+        self.config = config;
+        Ok(Answer::Done)
+    }
+
+    fn start_as_configured(&mut self) -> Outcome {
+        let bad = |error: ConfigError| Refusal::new(Code::BadConfiguration, chain(&error));
+        let plan = Plan::resolve(self.config.clone()).map_err(bad)?;
+        self.start(plan).map(|()| Answer::Done).map_err(|error| {
+            let code = match error.exit_code() {
+                ExitCode::BadConfiguration => Code::BadConfiguration,
+                _ => Code::HostFailure,
+            };
+            Refusal::new(code, chain(&error))
+        })
+    }
+
+    /// Somebody wants to write to the kernel's file: the machine rests until its memory holds copies.
+    fn keep_kernel(&mut self) -> Result<(), RunError> {
+        let failed = host("pause the machine");
+        match (&self.life, self.phase) {
+            (Some(life), Phase::Running) => {
+                life.machine.keep_kernel(&mut self.event_loop).map_err(failed)?;
+            }
+            _ => mapped::let_writers_in(),
+        }
+        Ok(())
+    }
+
+    fn pause(&mut self) -> Result<Outcome, RunError> {
+        if let (Some(life), Phase::Running) = (&self.life, self.phase) {
+            life.machine.pause(&mut self.event_loop).map_err(host("pause the machine"))?;
+            self.phase = Phase::Paused;
+            events::emit(Event::Paused);
+        }
+        Ok(Ok(Answer::Done))
+    }
+
+    fn resume(&mut self) -> Result<Outcome, RunError> {
+        if let (Some(life), Phase::Paused) = (&self.life, self.phase) {
+            life.machine.resume(&mut self.event_loop).map_err(host("resume the machine"))?;
+            self.phase = Phase::Running;
+            events::emit(Event::Resumed);
+        }
+        Ok(Ok(Answer::Done))
+    }
+
+    /// Changes a disk. What is asked about the configuration later, and a machine that is built again, have it too.
+    fn change_disk(&mut self, id: &str, path: Option<&Path>, limiter: RateLimiter) -> Outcome {
+        let Some(life) = &mut self.life else { return Ok(Answer::Done) };
+        let Some(control) = life.machine.controls().disk(id) else {
+            return Err(check::unknown("drive", id));
+        };
+        if let Some(path) = path {
+            let failed = |error| Refusal::new(Code::BadConfiguration, chain(&error));
+            control.set_disk(path).map_err(failed)?;
+        }
+        let limits = limiter.changed(control.limits());
+        control.set_limits(limits);
+        let plans = life.plan.disks.iter_mut().filter(|disk| disk.id == id);
+        let plans = plans.map(|disk| (&mut disk.path, &mut disk.limits));
+        let own = self.config.disks.iter_mut().filter(|disk| disk.id.as_deref() == Some(id));
+        let own = own.map(|disk| (&mut disk.path, &mut disk.limits));
+        for (old_path, old_limits) in plans.chain(own) {
+            *old_limits = limits;
+            if let Some(path) = path {
+                path.clone_into(old_path);
+            }
+        }
+        Ok(Answer::Done)
+    }
+
+    /// The same for the limits of a network card.
+    fn change_net(&mut self, id: &str, rx: RateLimiter, tx: RateLimiter) -> Outcome {
+        let Some(life) = &mut self.life else { return Ok(Answer::Done) };
+        let Some(control) = life.machine.controls().net(id) else {
+            return Err(check::unknown("network interface", id));
+        };
+        let old = control.limits();
+        let limits = NetLimits { rx: rx.changed(old.rx), tx: tx.changed(old.tx) };
+        control.set_limits(limits);
+        let plans = life.plan.nets.iter_mut().filter(|net| net.id == id);
+        let plans = plans.map(|net| (&mut net.rx_limits, &mut net.tx_limits));
+        let own = self.config.nets.iter_mut().filter(|net| net.id.as_deref() == Some(id));
+        let own = own.map(|net| (&mut net.rx_limits, &mut net.tx_limits));
+        for (rx, tx) in plans.chain(own) {
+            (*rx, *tx) = (limits.rx, limits.tx);
+        }
+        Ok(Answer::Done)
+    }
+
+    /// The same for the size of the balloon.
+    fn change_balloon(&mut self, mib: u32) -> Outcome {
+        let Some(life) = &mut self.life else { return Ok(Answer::Done) };
+        let control = life.machine.controls().balloon().ok_or_else(check::no_balloon)?;
+        let failed = |error| Refusal::new(Code::BadConfiguration, chain(&error));
+        control.set_target(mib).map_err(failed)?;
+        if let (Some(plan), Some(own)) = (&mut life.plan.balloon, &mut self.config.balloon) {
+            plan.size_mib = mib;
+            own.size_bytes = u64::from(mib) << 20;
+        }
+        Ok(Answer::Done)
+    }
+
+    /// Ends the machine in good order. A guest that is at rest must go on to power itself off.
+    fn stop(&mut self, grace: Option<Duration>) -> Result<(), RunError> {
+        let Some(life) = &self.life else {
+            self.ending.report(EndReason::Terminated);
+            return Ok(());
+        };
+        let grace = grace.unwrap_or(life.plan.grace);
+        let _ = self.resume()?;
+        self.power.end(grace, &mut self.event_loop, &self.ending);
+        Ok(())
+    }
+
+    /// Stops the machine and builds it again from the same plan.
+    fn rebuild(&mut self, event: Event) -> Result<(), RunError> {
+        let Some(Life { plan, surroundings, machine }) = self.life.take() else { return Ok(()) };
+        machine.stop(&mut self.event_loop).map_err(host("stop the machine"))?;
+        self.ending.clear();
+        events::emit(event);
+        let machine = self.build(&plan, &surroundings)?;
+        self.life = Some(Life { plan, surroundings, machine });
+        self.phase = Phase::Running;
+        Ok(())
+    }
+
+    /// Tells everybody, and lets go of everything but the machine.
+    fn finish(self, reason: EndReason, server: Option<Server>) -> Result<Ended, RunError> {
+        let (machine, around) = match self.life {
+            Some(Life { machine, surroundings, .. }) => (Some(machine), Some(surroundings)),
+            None => (None, None),
+        };
+        if let Some(machine) = &machine {
+            machine.tell_to_stop();
+        }
+        if events::is_on() {
+            if reason == EndReason::Panic {
+                let console =
+                    around.as_ref().map(|it| it.consoles.last_words()).unwrap_or_default();
+                events::emit(Event::Panic { console });
+            }
+            let exit = Exit::new(&reason, reason.describe(Flavour::detect()));
+            events::emit(Event::Exit(exit.clone()));
+            if let Some(server) = server {
+                server.finish(exit, PATIENCE);
+            }
+            events::flush(PATIENCE);
+        }
+        Ok(Ended { reason, machine })
     }
 }
 

@@ -1,64 +1,43 @@
-//! Watches over a running machine: its end, signals, the time limit.
+//! Watches over a running machine: its end, signals, time limits, the power button.
 //!
 //! Everything here runs on the event loop of the main thread. It reports ends and presses the power
 //! button; it does not stop anything itself.
 
 use std::io;
 use std::os::fd::AsRawFd;
-use std::sync::Arc;
 use std::time::Duration;
 
 use devices::event::Interest;
-use vmm_sys_util::eventfd::EventFd;
+use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 use vmm_sys_util::timerfd::TimerFd;
 
 use crate::end::{EndReason, Ending};
 use crate::event_loop::{EventLoop, LoopSource, Next};
 use crate::memory::mapped;
+use crate::requests::{Message, Outbox};
 use crate::signals::{Signal, Signals};
 
 const READY: u16 = 0;
-const GRACE_OVER: u16 = 1;
 
-/// What to do when somebody asks the machine to end.
-pub struct Orders {
-    /// Time for the guest to power off after its button was pressed.
-    pub grace: Duration,
-    /// Longest life of the machine.
-    pub timeout: Option<Duration>,
-    /// The guest's power button.
-    pub power_button: Arc<EventFd>,
-    /// Called when the terminal has another size, or the process goes on after a stop.
-    pub on_terminal_change: Box<dyn FnMut() + Send>,
+/// Adds the watchers of a process to `event_loop`: an end in `ending` wakes the loop, and signals go to `outbox`.
+pub fn watch(event_loop: &mut EventLoop, signals: Signals, outbox: Outbox, ending: &Ending) {
+    event_loop.add(Box::new(EndWatch(ending.clone())));
+    event_loop.add(Box::new(SignalWatch { signals, outbox }));
 }
 
-/// Adds the watchers to `event_loop`; they report to `ending`.
+/// Reports `reason` to `ending` when `time` has passed.
 ///
 /// # Errors
 /// When the host has no descriptors left.
-pub fn watch(
+pub fn end_after(
     event_loop: &mut EventLoop,
-    signals: Signals,
-    orders: Orders,
+    time: Duration,
+    reason: EndReason,
     ending: &Ending,
 ) -> io::Result<()> {
-    let Orders { grace, timeout, power_button, on_terminal_change } = orders;
-    event_loop.add(Box::new(EndWatch(ending.clone())));
-    let grace_timer = TimerFd::new()?;
-    event_loop.add(Box::new(SignalWatch {
-        signals,
-        grace,
-        grace_timer,
-        asked: false,
-        power_button,
-        on_terminal_change,
-        ending: ending.clone(),
-    }));
-    if let Some(limit) = timeout {
-        let mut timer = TimerFd::new()?;
-        timer.reset(limit, None)?;
-        event_loop.add(Box::new(TimeLimit { timer, limit, ending: ending.clone() }));
-    }
+    let mut timer = TimerFd::new()?;
+    timer.reset(time, None)?;
+    event_loop.add(Box::new(Deadline { timer, reason, ending: ending.clone() }));
     Ok(())
 }
 
@@ -75,71 +54,87 @@ impl LoopSource for EndWatch {
     }
 }
 
+/// Passes signals on: what one means depends on where the machine is in its life.
 struct SignalWatch {
     signals: Signals,
-    grace: Duration,
-    grace_timer: TimerFd,
-    /// The power button was pressed already.
-    asked: bool,
-    power_button: Arc<EventFd>,
-    on_terminal_change: Box<dyn FnMut() + Send>,
-    ending: Ending,
-}
-
-impl SignalWatch {
-    /// The first request is passed on to the guest, a second one is an order.
-    fn terminate(&mut self) {
-        if std::mem::replace(&mut self.asked, true) || self.grace.is_zero() {
-            return self.ending.report(EndReason::Terminated);
-        }
-        log::info!("terminating: power button pressed, {:?} until the end", self.grace);
-        let pressed = self.power_button.write(1);
-        let armed = self.grace_timer.reset(self.grace, None).map_err(io::Error::from);
-        for error in [pressed, armed].into_iter().filter_map(Result::err) {
-            log::error!("the guest cannot be asked to power off: {error}");
-            self.ending.report(EndReason::Terminated);
-        }
-    }
+    outbox: Outbox,
 }
 
 impl LoopSource for SignalWatch {
     fn interests(&self) -> Vec<Interest> {
-        vec![
-            Interest::readable(self.signals.as_raw_fd(), READY),
-            Interest::readable_edge(self.grace_timer.as_raw_fd(), GRACE_OVER),
-        ]
+        vec![Interest::readable(self.signals.as_raw_fd(), READY)]
     }
 
-    fn handle(&mut self, token: u16) -> Next {
-        if token == GRACE_OVER {
-            self.ending.report(EndReason::Terminated);
-            return Next::Keep;
-        }
+    fn handle(&mut self, _token: u16) -> Next {
         while let Some(signal) = self.signals.take() {
             match signal {
-                Signal::Terminate => self.terminate(),
                 Signal::Lease => mapped::ask(),
-                Signal::Interrupt => self.ending.report(EndReason::Quit),
-                Signal::Terminal => (self.on_terminal_change)(),
+                other => self.outbox.send(Message::Signal(other)),
             }
         }
         Next::Keep
     }
 }
 
-struct TimeLimit {
+struct Deadline {
     timer: TimerFd,
-    limit: Duration,
+    reason: EndReason,
     ending: Ending,
 }
 
-impl LoopSource for TimeLimit {
+impl LoopSource for Deadline {
     fn interests(&self) -> Vec<Interest> {
         vec![Interest::readable_edge(self.timer.as_raw_fd(), READY)]
     }
 
     fn handle(&mut self, _token: u16) -> Next {
-        self.ending.report(EndReason::Timeout(self.limit));
+        self.ending.report(self.reason.clone());
         Next::Remove
+    }
+}
+
+/// The guest's power button, and the patience of those who press it.
+pub struct PowerSwitch {
+    button: EventFd,
+    /// The end was asked for already.
+    asked: bool,
+}
+
+impl PowerSwitch {
+    /// A button that is connected to nothing yet.
+    ///
+    /// # Errors
+    /// When the host has no descriptors left.
+    pub fn new() -> io::Result<Self> {
+        Ok(Self { button: EventFd::new(EFD_NONBLOCK)?, asked: false })
+    }
+
+    /// The line that a press raises.
+    #[must_use]
+    pub fn line(&self) -> &EventFd {
+        &self.button
+    }
+
+    /// Presses the button; what the guest makes of it is its business.
+    ///
+    /// # Errors
+    /// When the host refuses.
+    pub fn press(&self) -> io::Result<()> {
+        self.button.write(1)
+    }
+
+    /// Asks for the end of the machine: the first time by the button, with `grace` until it is ordered. Without
+    /// a grace, or the second time, it is ordered at once.
+    pub fn end(&mut self, grace: Duration, event_loop: &mut EventLoop, ending: &Ending) {
+        if std::mem::replace(&mut self.asked, true) || grace.is_zero() {
+            return ending.report(EndReason::Terminated);
+        }
+        log::info!("terminating: power button pressed, {grace:?} until the end");
+        let pressed = self.press();
+        let armed = end_after(event_loop, grace, EndReason::Terminated, ending);
+        for error in [pressed, armed].into_iter().filter_map(Result::err) {
+            log::error!("the guest cannot be asked to power off: {error}");
+            ending.report(EndReason::Terminated);
+        }
     }
 }

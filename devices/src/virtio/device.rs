@@ -158,6 +158,12 @@ impl Worker {
         Self { name, handlers, kicks, interrupt, failed: false, late: Vec::new() }
     }
 
+    /// The name of the device.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
     /// The queue index and kick descriptor of each live queue.
     #[must_use]
     pub fn kicks(&self) -> &[(u16, Arc<EventFd>)] {

@@ -1,6 +1,7 @@
 //! Tests with a bare-metal guest, which runs on any KVM: how a machine starts and ends, what a guest finds on
 //! the buses, and what a hostile driver can do to a device.
 
+mod api;
 mod balloon;
 mod boot;
 mod budgets;
@@ -24,6 +25,7 @@ use libtest_mimic::Trial;
 /// All of them.
 pub fn tests() -> Vec<Trial> {
     let lists = [
+        api::tests(),
         balloon::tests(),
         boot::tests(),
         budgets::tests(),

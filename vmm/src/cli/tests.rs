@@ -16,6 +16,10 @@ fn run(words: &[&str]) -> Run {
     }
 }
 
+fn plan_of(mut run: Run) -> Result<Plan, ConfigError> {
+    run.resolve().map(|(_, plan)| plan.unwrap())
+}
+
 fn flags(words: &[&str]) -> VmConfig {
     run(words).flags
 }
@@ -38,14 +42,14 @@ fn words(text: &str) -> String {
 
 /// The long flags of the definition, without those that clap adds.
 fn long_flags() -> Vec<String> {
-    let command = Args::command();
+    let command = definition();
     command.get_arguments().filter_map(|arg| Some(format!("--{}", arg.get_long()?))).collect()
 }
 
 #[test]
 fn the_definition_is_sound() {
-    Args::command().debug_assert();
-    assert_eq!(long_flags().len(), 27);
+    definition().debug_assert();
+    assert_eq!(long_flags().len(), 29);
 }
 
 #[test]
@@ -257,7 +261,7 @@ fn the_examples_of_the_help_work() {
         let line = format!("--{example}");
         let mut run = run(&line.split_whitespace().collect::<Vec<_>>());
         if run.config_file.take().is_none() {
-            run.plan().unwrap();
+            plan_of(run).unwrap();
         }
     }
 }
@@ -368,7 +372,7 @@ fn flags_and_file_give_the_same_plan() {
         "--on-reboot=restart",
     ]);
     let from_file = run(&["--config-file", file.path()]);
-    assert_eq!(from_file.plan().unwrap().json(), from_flags.plan().unwrap().json());
+    assert_eq!(plan_of(from_file).unwrap().json(), plan_of(from_flags).unwrap().json());
 }
 
 #[test]
@@ -383,7 +387,7 @@ fn flags_override_and_extend_the_file() {
     );
     let with = |words: &[&str]| {
         let words = [&["--config-file", file.path()], words].concat();
-        run(&words).plan().unwrap()
+        plan_of(run(&words)).unwrap()
     };
     assert_eq!(with(&[]).cmdline, "a root=/dev/vda rw");
     assert_eq!(with(&["--append=b"]).cmdline, "a root=/dev/vda rw b");
@@ -397,11 +401,11 @@ fn flags_override_and_extend_the_file() {
 #[test]
 fn a_broken_file_is_the_files_fault() {
     let file = File::new("broken", "{\n\"drivs\": []}");
-    let error = run(&["--config-file", file.path()]).plan().unwrap_err();
+    let error = plan_of(run(&["--config-file", file.path()])).unwrap_err();
     let source = std::error::Error::source(&error).unwrap().to_string();
     assert_eq!(error.to_string(), format!("config file {:?}", file.path()));
     assert_eq!(source, "line 2, column 7: unknown key `drivs`; did you mean `drives`?");
-    assert!(matches!(run(&[]).plan(), Err(ConfigError::NoKernel)));
+    assert!(matches!(plan_of(run(&[])), Err(ConfigError::NoKernel)));
 }
 
 #[test]

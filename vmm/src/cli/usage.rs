@@ -13,6 +13,12 @@ pub struct UsageError {
 }
 
 impl UsageError {
+    /// An error in words of our own.
+    pub(super) fn says(what: &str) -> Self {
+        // The words quote what was typed; a terminal must not obey it.
+        Self { what: what.chars().map(|c| if c.is_control() { '?' } else { c }).collect() }
+    }
+
     pub(super) fn new(error: &clap::Error) -> Self {
         Self { what: stray_file(error).unwrap_or_else(|| one_line(&error.to_string())) }
     }

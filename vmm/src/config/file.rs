@@ -6,6 +6,8 @@
 
 mod keys;
 mod limiter;
+mod section;
+mod show;
 
 use std::fs::File;
 use std::io::{self, Read};
@@ -16,6 +18,10 @@ use serde::de::DeserializeOwned;
 use super::VmConfig;
 use super::nearest::nearest;
 use super::value::ValueError;
+
+pub use limiter::RateLimiter;
+pub use section::{Change, Section};
+pub(super) use show::{balloon, machine_config, whole};
 
 /// Bytes of a file; enough for any machine, and a bound when someone names a device or a disk instead.
 const FILE_MAX: u64 = 1 << 20;

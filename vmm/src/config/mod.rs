@@ -10,6 +10,7 @@ mod cpu_template;
 mod cpus;
 mod disk;
 mod error;
+mod event_sink;
 mod file;
 mod id;
 mod iothread;
@@ -37,13 +38,16 @@ pub use cpu_template::CpuTemplateConfig;
 pub use cpus::{Cpus, CpusConfig};
 pub use disk::{DISK_QUEUES, DiskConfig, DiskEngine, DiskFormat, DiskPlan, SERIAL_MAX};
 pub use error::ConfigError;
-pub use file::FileError;
+pub use event_sink::{EventSink, EventSinkError};
+pub use file::{Change, FileError, RateLimiter, Section};
 pub use id::{ID_MAX, Kind};
 pub use iothread::IoThread;
 pub use memory::{Backing, MemoryConfig, Pages};
 pub use metadata::{MetadataConfig, MetadataPlan};
 pub use net::{MTU, NET_QUEUES, NetConfig, NetPlan, NetSource, TAP_NAME_MAX};
-pub use plan::{LogPlan, MAX_VIRTIO_DEVICES, MEMORY_MAX, MEMORY_MIN, Plan};
+pub use plan::{
+    ID_DEFAULT, LEVEL_DEFAULT, LogPlan, MAX_VIRTIO_DEVICES, MEMORY_MAX, MEMORY_MIN, Plan,
+};
 pub use value::{ValueError, parse_duration, parse_mac, parse_size};
 pub use vsock::{GUEST_CIDS, VsockConfig, VsockPlan};
 
@@ -139,6 +143,39 @@ impl VmConfig {
     /// [`FileError`] with the place in the text and what is wrong there.
     pub fn from_json(text: &[u8]) -> Result<Self, FileError> {
         file::parse(text)
+    }
+
+    /// This configuration as a JSON value that a configuration file may contain, every key of Firecracker's in
+    /// it, null where nothing is said.
+    #[must_use]
+    pub fn to_json(&self) -> serde_json::Value {
+        file::whole(self)
+    }
+
+    /// The same for its processors and memory, defaults filled in.
+    #[must_use]
+    pub fn machine_to_json(&self) -> serde_json::Value {
+        file::machine_config(self)
+    }
+
+    /// The same for its balloon, if it has one.
+    #[must_use]
+    pub fn balloon_to_json(&self) -> Option<serde_json::Value> {
+        self.balloon.as_ref().map(file::balloon)
+    }
+
+    /// Gives every device without a name the one that the plan will give it.
+    ///
+    /// # Errors
+    /// [`ConfigError`] when names are not well-formed or not unique.
+    pub fn name_devices(&mut self) -> Result<(), ConfigError> {
+        let disks = self.disks.iter().map(|disk| disk.id.as_deref());
+        let mut ids = id::Ids::new(Kind::Disk, disks)?;
+        self.disks.iter_mut().for_each(|disk| disk.id = Some(ids.take(disk.id.take())));
+        let nets = self.nets.iter().map(|net| net.id.as_deref());
+        let mut ids = id::Ids::new(Kind::Net, nets)?;
+        self.nets.iter_mut().for_each(|net| net.id = Some(ids.take(net.id.take())));
+        Ok(())
     }
 
     /// This configuration with what `over` says: its values replace, its lists are appended.

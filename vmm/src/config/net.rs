@@ -269,7 +269,7 @@ fn generate_mac(machine: &str, id: &str, source: &NetSource) -> [u8; 6] {
     [0x02, b, c, d, e, f]
 }
 
-fn format_mac(mac: &[u8; 6]) -> String {
+pub(super) fn format_mac(mac: &[u8; 6]) -> String {
     let [a, b, c, d, e, f] = mac;
     format!("{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{f:02x}")
 }

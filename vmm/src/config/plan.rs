@@ -36,13 +36,13 @@ pub const MEMORY_MIN: u64 = 32 << 20;
 pub const MEMORY_MAX: u64 = 64 << 40;
 
 /// Guest memory when nothing is said: enough for a distribution's kernel to unpack its initrd.
-const MEMORY_DEFAULT: u64 = 512 << 20;
+pub(super) const MEMORY_DEFAULT: u64 = 512 << 20;
 /// The machine's name when nothing is said.
-const ID_DEFAULT: &str = "vm";
+pub const ID_DEFAULT: &str = "vm";
 /// Long enough for services to stop, short enough for a person to wait.
 const GRACE_DEFAULT: Duration = Duration::from_secs(10);
 /// Quiet unless something needs attention: the terminal belongs to the guest.
-const LEVEL_DEFAULT: LevelFilter = LevelFilter::Warn;
+pub const LEVEL_DEFAULT: LevelFilter = LevelFilter::Warn;
 
 /// A machine to build. `Serialize` is the output of `--dry-run`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]

@@ -16,7 +16,7 @@ use super::value::{ValueError, parse_u32, split_list};
 /// 5.10.4).
 pub const GUEST_CIDS: std::ops::RangeInclusive<u32> = 3..=u32::MAX - 1;
 /// The guest's address when nothing is said. Machines may share one: a socket's path tells them apart.
-const GUEST_CID_DEFAULT: u32 = 3;
+pub(super) const GUEST_CID_DEFAULT: u32 = 3;
 
 /// What the user says about the socket device.
 #[derive(Debug, Clone, PartialEq, Eq)]

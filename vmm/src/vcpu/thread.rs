@@ -23,6 +23,7 @@ use crate::affinity::CpuSet;
 use crate::boot_trace::{self, Stage};
 use crate::end::{EndReason, Ending};
 use crate::event_loop::LoopHandle;
+use crate::events::{self, Event, ReadySign};
 use crate::memory::mapped;
 
 thread_local! {
@@ -161,7 +162,9 @@ fn run(setup: VcpuSetup, gate: &Gate) {
         ending.report(reason);
     }
     // Whoever waits for this thread to come to rest need not wait any more.
-    on.wake();
+    if gate.wish() == Wish::Wait {
+        on.wake();
+    }
     IMMEDIATE_EXIT.set(ptr::null_mut());
 }
 
@@ -170,13 +173,12 @@ fn run(setup: VcpuSetup, gate: &Gate) {
 fn settle(fd: &mut VcpuFd, buses: &Buses) -> Option<EndReason> {
     let reason = loop {
         fd.set_kvm_immediate_exit(1);
-        match run_once(fd, buses) {
-            VmExit::Interrupted => break None,
-            other => {
-                if let Some(reason) = meaning(other) {
-                    break Some(reason);
-                }
-            }
+        let exit = run_once(fd, buses);
+        if matches!(exit, VmExit::Interrupted) {
+            break None;
+        }
+        if let Some(reason) = meaning(exit) {
+            break Some(reason);
         }
     };
     fd.set_kvm_immediate_exit(0);
@@ -198,6 +200,7 @@ fn meaning(exit: VmExit) -> Option<EndReason> {
         VmExit::Effect(Effect::Booted) => {
             log::info!("the guest's userspace runs");
             boot_trace::mark(Stage::Userspace);
+            events::emit(Event::Ready { by: ReadySign::BootTimer });
             None
         }
         VmExit::Effect(Effect::PowerOff) => Some(EndReason::PowerOff),

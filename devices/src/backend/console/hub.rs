@@ -28,6 +28,8 @@ pub(super) struct Hub {
 
 struct State {
     screen: Backlog,
+    /// The newest of what was shown, delivered or not; keeps nothing unless somebody wants it.
+    tail: Backlog,
     early: Option<Port>,
     late: Option<Port>,
     input: VecDeque<u8>,
@@ -53,6 +55,7 @@ impl Hub {
         Ok(Self {
             state: Mutex::new(State {
                 screen: Backlog::new(backlog),
+                tail: Backlog::new(0),
                 early: None,
                 late: None,
                 input: VecDeque::new(),
@@ -219,8 +222,19 @@ impl Hub {
         f(&mut self.state().screen)
     }
 
+    /// Keeps the last `len` bytes shown from now on, whoever has read them.
+    pub(super) fn keep_tail(&self, len: usize) {
+        self.state().tail = Backlog::new(len);
+    }
+
+    /// What was kept.
+    pub(super) fn tail(&self) -> Vec<u8> {
+        self.state().tail.to_vec()
+    }
+
     fn show(&self, mut state: MutexGuard<'_, State>, bytes: &[u8], wakes: bool) {
         state.screen.append(bytes);
+        state.tail.append(bytes);
         if wakes && !bytes.is_empty() && state.screen.end() >= state.wake_at {
             self.wake(&mut state);
         }

@@ -165,6 +165,17 @@ impl Console {
         ConsoleCounters { output, lost, input }
     }
 
+    /// Keeps the last `len` bytes of output from now on, whoever has read them, for [`Self::tail`].
+    pub fn keep_tail(&self, len: usize) {
+        self.shared.hub.keep_tail(len);
+    }
+
+    /// The newest output, as much of it as [`Self::keep_tail`] says.
+    #[must_use]
+    pub fn tail(&self) -> Vec<u8> {
+        self.shared.hub.tail()
+    }
+
     /// Ends the console: delivers what readers take within `patience`, puts the terminal back, closes
     /// clients and removes the socket's file. What devices write afterwards is not shown. Not for vCPU
     /// threads.

@@ -23,19 +23,19 @@ use crate::config::{
 #[derive(Deserialize, Default)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
 pub(super) struct Root {
-    boot_source: Option<BootSource>,
-    drives: Option<Vec<Drive>>,
-    machine_config: Option<MachineConfig>,
-    cpu_config: Option<CpuTemplateConfig>,
-    network_interfaces: Option<Vec<NetworkInterface>>,
-    vsock: Option<Vsock>,
-    entropy: Option<Entropy>,
-    balloon: Option<Balloon>,
-    mmds_config: Option<MmdsConfig>,
-    logger: Option<Logger>,
+    pub(super) boot_source: Option<BootSource>,
+    pub(super) drives: Option<Vec<Drive>>,
+    pub(super) machine_config: Option<MachineConfig>,
+    pub(super) cpu_config: Option<CpuTemplateConfig>,
+    pub(super) network_interfaces: Option<Vec<NetworkInterface>>,
+    pub(super) vsock: Option<Vsock>,
+    pub(super) entropy: Option<Entropy>,
+    pub(super) balloon: Option<Balloon>,
+    pub(super) mmds_config: Option<MmdsConfig>,
+    pub(super) logger: Option<Logger>,
     // Our own.
-    console: Option<Console>,
-    serial: Option<Console>,
+    pub(super) console: Option<Console>,
+    pub(super) serial: Option<Console>,
     iothreads: Option<Vec<IoThreadKeys>>,
     id: Option<String>,
     timeout: Option<String>,
@@ -49,18 +49,19 @@ pub(super) struct Root {
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct BootSource {
+pub(super) struct BootSource {
     kernel_image_path: Option<PathBuf>,
     initrd_path: Option<PathBuf>,
     boot_args: Option<String>,
     // Our own.
     append_args: Option<Vec<String>>,
+    exact_args: Option<String>,
     protocol: Option<BootProtocol>,
 }
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Drive {
+pub(super) struct Drive {
     drive_id: Option<String>,
     path_on_host: Option<PathBuf>,
     is_root_device: Option<bool>,
@@ -95,7 +96,7 @@ enum IoEngine {
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct MachineConfig {
+pub(super) struct MachineConfig {
     vcpu_count: Option<u16>,
     mem_size_mib: Option<u64>,
     smt: Option<bool>,
@@ -121,7 +122,7 @@ struct IoThreadKeys {
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct NetworkInterface {
+pub(super) struct NetworkInterface {
     iface_id: Option<String>,
     host_dev_name: Option<String>,
     guest_mac: Option<String>,
@@ -137,7 +138,7 @@ struct NetworkInterface {
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Vsock {
+pub(super) struct Vsock {
     guest_cid: u32,
     uds_path: PathBuf,
     /// A name, which nothing is called by.
@@ -147,7 +148,7 @@ struct Vsock {
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Entropy {
+pub(super) struct Entropy {
     #[serde(default)]
     rate_limiter: Given,
     // Our own.
@@ -156,7 +157,7 @@ struct Entropy {
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Balloon {
+pub(super) struct Balloon {
     amount_mib: u32,
     deflate_on_oom: bool,
     /// Seconds; 0 for none.
@@ -167,7 +168,7 @@ struct Balloon {
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct MmdsConfig {
+pub(super) struct MmdsConfig {
     network_interfaces: Vec<String>,
     version: Option<Version>,
     ipv4_address: Option<String>,
@@ -176,7 +177,7 @@ struct MmdsConfig {
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Logger {
+pub(super) struct Logger {
     log_path: Option<PathBuf>,
     level: Option<String>,
     /// Each line has its level, whether it is asked for or not.
@@ -188,9 +189,14 @@ struct Logger {
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Console {
+pub(super) struct Console {
+    /// Firecracker's only key of a serial port: a file instead of the terminal.
+    serial_out_path: Option<PathBuf>,
+    #[serde(default)]
+    rate_limiter: Given,
+    // Our own.
     #[serde(rename = "type")]
-    kind: ConsoleKind,
+    kind: Option<ConsoleKind>,
     path: Option<PathBuf>,
 }
 
@@ -232,7 +238,7 @@ impl Root {
             ..VmConfig::default()
         };
         if let Some(boot) = self.boot_source {
-            boot.put_into(&mut config);
+            boot.put_into(&mut config)?;
         }
         if let Some(machine) = self.machine_config {
             machine.put_into(&mut config)?;
@@ -273,12 +279,20 @@ impl Root {
 const RATE_LIMITER: &str = "the entropy device has no limits; remove the key";
 
 impl BootSource {
-    fn put_into(self, config: &mut VmConfig) {
+    fn put_into(self, config: &mut VmConfig) -> Result<(), FileError> {
+        config.cmdline = match (self.boot_args, self.exact_args) {
+            (Some(_), Some(_)) => {
+                let what = "boot_args and exact_args exclude each other: keep one";
+                return Err(FileError::Keys { key: "boot-source".to_owned(), what });
+            }
+            (Some(text), None) => Some(CmdlineConfig::BootArgs(text)),
+            (None, exact) => exact.map(CmdlineConfig::Exact),
+        };
         config.kernel = self.kernel_image_path;
         config.initrd = self.initrd_path;
         config.boot = self.protocol;
-        config.cmdline = self.boot_args.map(CmdlineConfig::BootArgs);
         config.append = self.append_args.unwrap_or_default();
+        Ok(())
     }
 }
 
@@ -443,7 +457,16 @@ impl Logger {
 impl Console {
     fn into_target(self, key: &str) -> Result<ConsoleTarget, FileError> {
         let wrong = |what| Err(FileError::Keys { key: key.to_owned(), what });
-        match (self.kind, self.path) {
+        unsupported(self.rate_limiter.0, format!("{key}.rate_limiter"), RATE_LIMITER)?;
+        let kind = match (self.serial_out_path, self.kind) {
+            (None, Some(kind)) => kind,
+            // A request about the serial port that says nothing leaves it on the terminal.
+            (None, None) if key == "serial" => ConsoleKind::Stdio,
+            (None, None) => return wrong("type is missing: add it"),
+            (Some(path), None) if self.path.is_none() => return Ok(ConsoleTarget::File(path)),
+            (Some(_), _) => return wrong("serial_out_path excludes type and path: keep one"),
+        };
+        match (kind, self.path) {
             (ConsoleKind::Off, None) => Ok(ConsoleTarget::Off),
             (ConsoleKind::Stdio, None) => Ok(ConsoleTarget::Stdio),
             (ConsoleKind::Pty, None) => Ok(ConsoleTarget::Pty),

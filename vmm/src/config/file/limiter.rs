@@ -6,15 +6,15 @@ use devices::rate_limiter::{Limits, Rate};
 use serde::Deserialize;
 
 /// A limiter; a bucket that is not there limits nothing.
-#[derive(Deserialize, Default, Clone, Copy)]
+#[derive(Debug, Deserialize, Default, Clone, Copy, PartialEq, Eq)]
 #[serde(deny_unknown_fields)]
-pub(in crate::config) struct RateLimiter {
+pub struct RateLimiter {
     bandwidth: Option<TokenBucket>,
     ops: Option<TokenBucket>,
 }
 
 /// A bucket: `size` tokens every `refill_time` milliseconds. A zero in either is no limit.
-#[derive(Deserialize, Clone, Copy)]
+#[derive(Debug, Deserialize, Clone, Copy, PartialEq, Eq)]
 #[serde(deny_unknown_fields)]
 struct TokenBucket {
     size: u64,
@@ -24,10 +24,21 @@ struct TokenBucket {
 
 impl RateLimiter {
     /// The limits.
-    pub(in crate::config) fn limits(self) -> Limits {
+    #[must_use]
+    pub fn limits(self) -> Limits {
+        self.changed(Limits::NONE)
+    }
+
+    /// The limits that `old` become: a bucket that is not there changes nothing.
+    #[must_use]
+    pub fn changed(self, old: Limits) -> Limits {
+        let changed = |bucket: Option<TokenBucket>, old| match bucket {
+            Some(bucket) => bucket.rate(),
+            None => old,
+        };
         Limits {
-            bandwidth: self.bandwidth.and_then(TokenBucket::rate),
-            ops: self.ops.and_then(TokenBucket::rate),
+            bandwidth: changed(self.bandwidth, old.bandwidth),
+            ops: changed(self.ops, old.ops),
         }
     }
 }

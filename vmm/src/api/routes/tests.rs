@@ -1,0 +1,149 @@
+use Method::{Delete, Get, Patch, Put};
+
+use super::*;
+
+fn command(method: Method, path: &str, body: &str) -> Command {
+    match route(method, path, body.as_bytes()) {
+        Ok(Target::Owner(command)) => command,
+        other => panic!("{method:?} {path}: {other:?}"),
+    }
+}
+
+fn refusal(method: Method, path: &str, body: &str) -> (Code, String) {
+    let refusal = route(method, path, body.as_bytes()).unwrap_err();
+    (refusal.code, refusal.message)
+}
+
+#[test]
+fn questions() {
+    for (path, expected) in [
+        ("/", Command::Describe),
+        ("/vm/config", Command::ShowConfig),
+        ("/machine-config", Command::ShowMachine),
+        ("/machine-config/?x=y", Command::ShowMachine),
+    ] {
+        assert_eq!(command(Get, path, ""), expected);
+    }
+    assert_eq!(route(Get, "/events", b""), Ok(Target::Events));
+    assert_eq!(route(Get, "/vm/wait", b""), Ok(Target::Wait));
+    let version = json!({ "firecracker_version": FIRECRACKER_VERSION });
+    assert_eq!(route(Get, "/version", b""), Ok(Target::Now(Answer::Value(version))));
+}
+
+#[test]
+fn actions() {
+    for (body, expected) in [
+        (r#"{"action_type": "InstanceStart"}"#, Command::Start),
+        (r#"{"action_type": "SendCtrlAltDel"}"#, Command::PowerButton),
+        (r#"{"action_type": "PowerButton"}"#, Command::PowerButton),
+        (r#"{"action_type": "Stop"}"#, Command::Stop { grace: None }),
+        (
+            r#"{"action_type": "Stop", "grace": "250ms"}"#,
+            Command::Stop { grace: Some(Duration::from_millis(250)) },
+        ),
+        (r#"{"action_type": "Reset"}"#, Command::Reset),
+    ] {
+        assert_eq!(command(Put, "/actions", body), expected);
+    }
+    assert_eq!(command(Patch, "/vm", r#"{"state": "Paused"}"#), Command::Pause);
+    assert_eq!(command(Patch, "/vm", r#"{"state": "Resumed"}"#), Command::Resume);
+}
+
+#[test]
+fn bodies_are_read_strictly() {
+    for (method, path, body, words) in [
+        (Put, "/actions", "", "EOF"),
+        (Put, "/actions", "{}", "missing field `action_type`"),
+        (Put, "/actions", r#"{"action_type": "Halt"}"#, "unknown variant `Halt`"),
+        (
+            Put,
+            "/actions",
+            r#"{"action_type": "Reset", "grace": "1s"}"#,
+            "belongs to the action Stop",
+        ),
+        (Put, "/actions", r#"{"action_type": "Reset", "x": 1}"#, "unknown field `x`"),
+        (Patch, "/vm", r#"{"state": "Stopped"}"#, "unknown variant"),
+        (Patch, "/vm", "[]", "invalid"),
+        (Put, "/boot-source", r#"{"boot_args": "x"}"#, "missing field `kernel_image_path`"),
+        (Put, "/boot-source", r#"{"kernel_image_path": "k", "foo": 1}"#, "unknown key `foo`"),
+        (Put, "/machine-config", r#"{"vcpu_count": 1}"#, "missing field `mem_size_mib`"),
+        (
+            Put,
+            "/machine-config",
+            r#"{"vcpu_count": null, "mem_size_mib": 1}"#,
+            "missing field `vcpu_count`",
+        ),
+        (Put, "/machine-config", r#"{"vcpu_count": "1", "mem_size_mib": 1}"#, "vcpu_count"),
+        (Patch, "/machine-config", "3", "not an object"),
+        (Put, "/drives/a", r#"{"drive_id": "a"}"#, "missing field `is_root_device`"),
+        (Put, "/network-interfaces/a", "{}", "missing field `iface_id`"),
+        (Put, "/logger", r#"{"level": 1}"#, "level"),
+        (Put, "/entropy", "{]", "column 2"),
+        (Patch, "/drives/a", r#"{"drive_id": "a", "is_read_only": true}"#, "unknown field"),
+    ] {
+        let (code, message) = refusal(method, path, body);
+        assert!(message.contains(words), "{path} {body}: {message}");
+        assert_eq!(code, Code::MalformedBody, "{path} {body}: {message}");
+    }
+}
+
+#[test]
+fn values_that_cannot_be_and_things_that_are_not_here() {
+    for (method, path, body, code) in [
+        (Put, "/actions", r#"{"action_type": "Stop", "grace": "soon"}"#, Code::BadValue),
+        (Put, "/logger", r#"{"level": "loud"}"#, Code::BadValue),
+        (Put, "/logger", r#"{"module": "x"}"#, Code::Unsupported),
+        (
+            Put,
+            "/machine-config",
+            r#"{"vcpu_count": 1, "mem_size_mib": 64, "cpu_template": "T2"}"#,
+            Code::Unsupported,
+        ),
+        (Put, "/balloon/hinting/start", "{}", Code::Unsupported),
+        (Get, "/balloon/statistics", "", Code::Unsupported),
+        (Patch, "/mmds", "{}", Code::Unsupported),
+        (Put, "/mmds/config", "{}", Code::Unsupported),
+        (Put, "/snapshot/create", "{}", Code::Unsupported),
+        (Put, "/pmem/p", "{}", Code::Unsupported),
+        (Delete, "/drives/d", "", Code::Unsupported),
+        (Get, "/drives/d", "", Code::UnknownEndpoint),
+        (Get, "/nothing", "", Code::UnknownEndpoint),
+        (Put, "/", "", Code::UnknownEndpoint),
+        (Delete, "/vm", "", Code::UnknownEndpoint),
+    ] {
+        assert_eq!(refusal(method, path, body).0, code, "{method:?} {path}");
+    }
+    let (_, message) = refusal(Get, "/x\u{1b}[2J", "");
+    assert_eq!(message, "Invalid request method and/or path: GET /x[2J.");
+}
+
+#[test]
+fn a_device_has_one_name() {
+    let body = r#"{"drive_id": "a", "path_on_host": "p", "is_root_device": false}"#;
+    assert!(matches!(command(Put, "/drives/a", body), Command::Configure(_)));
+    let (code, message) = refusal(Put, "/drives/b", body);
+    assert_eq!(code, Code::IdMismatch);
+    assert!(message.contains("[b]") && message.contains("[a]"), "{message}");
+    let patch = r#"{"drive_id": "a", "path_on_host": "p"}"#;
+    let expected = Command::ChangeDisk {
+        id: "a".to_owned(),
+        path: Some("p".into()),
+        limiter: RateLimiter::default(),
+    };
+    assert_eq!(command(Patch, "/drives/a", patch), expected);
+    assert_eq!(refusal(Patch, "/drives/b", patch).0, Code::IdMismatch);
+    assert_eq!(command(Patch, "/balloon", r#"{"amount_mib": 5}"#), Command::ChangeBalloon(5));
+    let net = r#"{"iface_id": "eth0", "host_dev_name": "t"}"#;
+    assert_eq!(refusal(Put, "/network-interfaces/eth1", net).0, Code::IdMismatch);
+}
+
+#[test]
+fn refusals_carry_text_and_code() {
+    let reply = reply(Err(Refusal::new(Code::BeforeStart, "not yet")));
+    assert_eq!(reply.status, Status::BadRequest);
+    let (_, body) = reply.body.unwrap();
+    assert_eq!(body, r#"{"code":"before_start","fault_message":"not yet"}"#);
+    let refusal = Refusal::new(Code::TooManyConnections, "full");
+    let (_, body) = refuse(Status::Unavailable, &refusal).body.unwrap();
+    assert!(body.contains(r#""error":"full""#), "{body}");
+}

@@ -1,0 +1,491 @@
+//! The API's thread: one epoll over the listener, the clients, and a descriptor by which the main thread says that
+//! there is a reply or an event.
+
+use std::io;
+use std::net::Shutdown;
+use std::os::fd::{AsRawFd, RawFd};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::thread::{Builder, JoinHandle};
+use std::time::{Duration, Instant};
+
+use devices::backend::socket::{self, SocketFile};
+use serde_json::json;
+use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
+use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
+
+use super::connection::{Connection, Heard, InterestIn, Request};
+use super::http::{Reply, Status};
+use super::routes::{self, Target};
+use super::{Api, ApiError, ApiSocket};
+use crate::events::{self, Exit};
+use crate::inherited::duplicate;
+use crate::requests::{Code, Command, Message, Outbox, Outcome, Refusal};
+
+/// Clients at a time (Firecracker's number).
+const CONNECTIONS: usize = 10;
+/// How many of them may read events or wait for the end, so that the others can still ask for something.
+const WATCHERS: usize = 6;
+/// Clients that wait to be accepted; beyond that they wait in connect(2).
+const QUEUE: i32 = 128;
+/// A client that has been idle for this long makes room for another one.
+const IDLE: Duration = Duration::from_secs(1);
+/// It only reads JSON of bounded depth and size.
+const STACK: usize = 256 << 10;
+
+const LISTENER: u64 = u64::MAX;
+const BELL: u64 = u64::MAX - 1;
+
+/// The API of a running process. Dropped, it ends, and its socket's file is removed.
+pub struct Server {
+    to: Sender<Order>,
+    bell: Arc<EventFd>,
+    thread: Option<JoinHandle<()>>,
+}
+
+/// What the main thread tells the API's.
+enum Order {
+    /// The outcome of a client's request.
+    Answer(u64, Outcome),
+    /// The machine has ended; `None` when it is not known how.
+    Finish(Option<Exit>, Duration),
+}
+
+impl Server {
+    /// Serves `api`; what clients ask for goes to `outbox`.
+    ///
+    /// # Errors
+    /// [`ApiError`].
+    pub fn start(api: &Api, outbox: Outbox) -> Result<Self, ApiError> {
+        let (listener, file) = open(&api.socket)?;
+        let bell = Arc::new(EventFd::new(EFD_NONBLOCK).map_err(ApiError::Host)?);
+        let epoll = Epoll::new().map_err(ApiError::Host)?;
+        for (fd, token) in [(listener.as_raw_fd(), LISTENER), (bell.as_raw_fd(), BELL)] {
+            epoll
+                .ctl(ControlOperation::Add, fd, EpollEvent::new(EventSet::IN, token))
+                .map_err(ApiError::Host)?;
+        }
+        let (to, orders) = channel();
+        let replies = Replies { to: to.clone(), bell: bell.clone() };
+        let ring = bell.clone();
+        events::on_line(move || ring_bell(&ring));
+        let worker = Worker {
+            epoll,
+            listener,
+            _file: file,
+            bell: bell.clone(),
+            orders,
+            replies,
+            outbox,
+            body_limit: api.body_limit,
+            clients: [const { None }; CONNECTIONS],
+            births: 0,
+        };
+        let thread = Builder::new()
+            .name("api".to_owned())
+            .stack_size(STACK)
+            .spawn(move || worker.run())
+            .map_err(ApiError::Host)?;
+        Ok(Self { to, bell, thread: Some(thread) })
+    }
+
+    /// Tells clients how the machine ended, and gives them `patience` to read it.
+    pub fn finish(mut self, exit: Exit, patience: Duration) {
+        self.end(Some(exit), patience);
+    }
+
+    fn end(&mut self, exit: Option<Exit>, patience: Duration) {
+        if let Some(thread) = self.thread.take() {
+            // Fails only when the thread is gone.
+            let _ = self.to.send(Order::Finish(exit, patience));
+            ring_bell(&self.bell);
+            // With panic = "abort" a thread cannot end by panicking.
+            let _ = thread.join();
+        }
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.end(None, Duration::ZERO);
+    }
+}
+
+fn open(socket: &ApiSocket) -> Result<(UnixListener, Option<SocketFile>), ApiError> {
+    match socket {
+        ApiSocket::Path(path) => {
+            let (listener, file) = socket::listen(path, QUEUE)?;
+            Ok((listener, Some(file)))
+        }
+        ApiSocket::Fd(fd) => {
+            let refused = |source| ApiError::Fd { fd: *fd, source };
+            let listener = UnixListener::from(duplicate(*fd).map_err(refused)?);
+            listener.local_addr().map_err(refused)?;
+            listener.set_nonblocking(true).map_err(refused)?;
+            // Only a socket that listens has a client, or none yet.
+            match listener.accept() {
+                Ok((client, _)) => drop(client),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(error) => return Err(refused(error)),
+            }
+            Ok((listener, None))
+        }
+    }
+}
+
+/// Makes an eventfd readable. It fails only at 2^64 - 1 rings nobody took: readable all the same.
+fn ring_bell(bell: &EventFd) {
+    let _ = bell.write(1);
+}
+
+/// The way back to the API's thread.
+#[derive(Clone)]
+struct Replies {
+    to: Sender<Order>,
+    bell: Arc<EventFd>,
+}
+
+impl Replies {
+    fn send(&self, client: u64, outcome: Outcome) {
+        // Fails only when the thread is gone, and its clients with it.
+        if self.to.send(Order::Answer(client, outcome)).is_ok() {
+            ring_bell(&self.bell);
+        }
+    }
+}
+
+struct Client {
+    connection: Connection<UnixStream>,
+    /// Unlike that of any client before, so that a reply does not reach the wrong one.
+    birth: u64,
+    watched: InterestIn,
+    /// It asked for the end of the machine.
+    waits_for_end: bool,
+}
+
+struct Worker {
+    epoll: Epoll,
+    listener: UnixListener,
+    _file: Option<SocketFile>,
+    bell: Arc<EventFd>,
+    orders: Receiver<Order>,
+    replies: Replies,
+    outbox: Outbox,
+    body_limit: usize,
+    clients: [Option<Client>; CONNECTIONS],
+    births: u64,
+}
+
+impl Worker {
+    fn run(mut self) {
+        let mut ready = [EpollEvent::default(); CONNECTIONS + 2];
+        loop {
+            let count = match self.epoll.wait(self.timeout_ms(), &mut ready) {
+                Ok(count) => count,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                Err(error) => return log::error!("the API cannot be served any more: {error}"),
+            };
+            let now = Instant::now();
+            for event in ready.iter().take(count) {
+                match event.data() {
+                    LISTENER => self.accept(now),
+                    BELL => {
+                        // Fails only when nobody rang.
+                        let _ = self.bell.read();
+                    }
+                    birth => self.serve(birth, event.event_set(), now),
+                }
+            }
+            while let Ok(order) = self.orders.try_recv() {
+                match order {
+                    Order::Answer(birth, outcome) => self.answer(birth, outcome, now),
+                    Order::Finish(exit, patience) => return self.finish(exit.as_ref(), patience),
+                }
+            }
+            self.add_events(now);
+            self.expire(now);
+        }
+    }
+
+    /// Milliseconds until patience with some client ends; -1 when nothing is owed, so that nobody wakes up.
+    fn timeout_ms(&self) -> i32 {
+        let clients = self.clients.iter().flatten();
+        let first = clients.filter_map(|client| client.connection.deadline()).min();
+        first.map_or(-1, |deadline| {
+            let left = deadline.saturating_duration_since(Instant::now()).as_millis();
+            i32::try_from(left).unwrap_or(i32::MAX).saturating_add(1)
+        })
+    }
+
+    /// Takes one new client; the next one comes with the next round.
+    fn accept(&mut self, now: Instant) {
+        let stream = match self.listener.accept() {
+            Ok((stream, _)) => stream,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
+            Err(error) => return log::warn!("an API client cannot be accepted: {error}"),
+        };
+        if let Err(error) = stream.set_nonblocking(true) {
+            return log::warn!("an API client cannot be served: {error}");
+        }
+        let mut connection = Connection::new(stream, now);
+        let Some(place) = self.make_room(now) else {
+            let message = "Too many open connections.";
+            let refusal = Refusal::new(Code::TooManyConnections, message);
+            connection.refuse(&routes::refuse(Status::Unavailable, &refusal), now);
+            // As much as fits at once, which is all of it.
+            connection.speak(now);
+            return;
+        };
+        self.births += 1;
+        let watched = connection.interest();
+        let (fd, birth) = (connection.stream().as_raw_fd(), self.births);
+        match self.watch(ControlOperation::Add, fd, watched, birth) {
+            Ok(()) => {
+                let client = Client { connection, birth, watched, waits_for_end: false };
+                if let Some(place) = self.clients.get_mut(place) {
+                    *place = Some(client);
+                }
+            }
+            Err(error) => log::warn!("an API client cannot be served: {error}"),
+        }
+    }
+
+    /// A free place, if need be that of the client that has been idle for longest.
+    fn make_room(&mut self, now: Instant) -> Option<usize> {
+        let free = self.clients.iter().position(Option::is_none);
+        free.or_else(|| {
+            self.clients.iter().position(|client| {
+                client.as_ref().is_some_and(|client| client.connection.is_idle_for(IDLE, now))
+            })
+        })
+    }
+
+    fn place_of(&self, birth: u64) -> Option<usize> {
+        self.clients.iter().position(|it| it.as_ref().is_some_and(|it| it.birth == birth))
+    }
+
+    fn serve(&mut self, birth: u64, ready: EventSet, now: Instant) {
+        let Some(place) = self.place_of(birth) else { return };
+        let is_gone = ready.intersects(EventSet::HANG_UP | EventSet::ERROR);
+        if is_gone || ready.contains(EventSet::IN) {
+            loop {
+                let Some(Some(client)) = self.clients.get_mut(place) else { return };
+                let heard = client.connection.listen(self.body_limit, now);
+                // Of a client that has said something and left, all is heard: it may be a request.
+                let is_rest =
+                    is_gone && heard == Heard::Nothing && client.connection.may_say_more();
+                self.act(place, heard, now);
+                if !is_rest {
+                    break;
+                }
+            }
+        }
+        if is_gone && let Some(slot) = self.clients.get_mut(place) {
+            *slot = None;
+        }
+        self.settle(place, now);
+    }
+
+    fn act(&mut self, place: usize, heard: Heard, now: Instant) {
+        let watchers = self.clients.iter().flatten().filter(|it| it.is_watcher()).count();
+        let Some(slot) = self.clients.get_mut(place) else { return };
+        let Some(client) = slot else { return };
+        match heard {
+            Heard::Nothing => {}
+            Heard::Gone => *slot = None,
+            Heard::Error(error) => {
+                let code = match error {
+                    super::http::HttpError::BodyTooLong { .. } => Code::BodyTooLarge,
+                    _ => Code::MalformedRequest,
+                };
+                let refusal = Refusal::new(code, error.to_string());
+                let reply = routes::refuse(Status::BadRequest, &refusal);
+                client.connection.refuse(&reply, now);
+            }
+            Heard::Request(request) => {
+                log::info!(
+                    "The API server received a {} request on {:?}.",
+                    request.method.name(),
+                    request.path
+                );
+                let (replies, birth) = (self.replies.clone(), client.birth);
+                let Request { method, path, body } = request;
+                match routes::route(method, &path, &body) {
+                    Ok(Target::Owner(command)) => {
+                        self.outbox.send(ask(command, replies, birth));
+                    }
+                    Ok(Target::Events | Target::Wait) if watchers >= WATCHERS => {
+                        let message = "Too many clients read events or wait for the end.";
+                        let refusal = Refusal::new(Code::TooManyConnections, message);
+                        let reply = routes::refuse(Status::Unavailable, &refusal);
+                        client.connection.answer(&reply, now);
+                    }
+                    Ok(Target::Events) => client.connection.start_stream(now),
+                    Ok(Target::Wait) => client.waits_for_end = true,
+                    Ok(Target::Now(answer)) => {
+                        client.connection.answer(&routes::reply(Ok(answer)), now);
+                    }
+                    Err(refusal) => {
+                        client.connection.answer(&routes::reply(Err(refusal)), now);
+                    }
+                }
+            }
+        }
+    }
+
+    fn answer(&mut self, birth: u64, outcome: Outcome, now: Instant) {
+        let Some(place) = self.place_of(birth) else { return };
+        if let Some(Some(client)) = self.clients.get_mut(place) {
+            client.connection.answer(&routes::reply(outcome), now);
+        }
+        self.settle(place, now);
+    }
+
+    /// Sends what can be sent, goes on with what was already received, and watches for the rest.
+    fn settle(&mut self, place: usize, now: Instant) {
+        loop {
+            let Some(slot) = self.clients.get_mut(place) else { return };
+            let Some(client) = slot else { return };
+            if !client.connection.speak(now) {
+                *slot = None;
+                return;
+            }
+            if client.connection.takes_leave() {
+                // Fails when the client has gone, which the next round notices.
+                let _ = client.connection.stream().shutdown(Shutdown::Write);
+            }
+            let heard = client.connection.next_request(self.body_limit);
+            if heard == Heard::Nothing {
+                break;
+            }
+            self.act(place, heard, now);
+        }
+        let Some(Some(client)) = self.clients.get(place) else { return };
+        let (fd, birth) = (client.connection.stream().as_raw_fd(), client.birth);
+        let interest = client.connection.interest();
+        if interest != client.watched {
+            match self.watch(ControlOperation::Modify, fd, interest, birth) {
+                Ok(()) => {
+                    if let Some(Some(client)) = self.clients.get_mut(place) {
+                        client.watched = interest;
+                    }
+                }
+                Err(error) => {
+                    log::warn!("an API client cannot be served: {error}");
+                    if let Some(slot) = self.clients.get_mut(place) {
+                        *slot = None;
+                    }
+                }
+            }
+        }
+    }
+
+    fn watch(
+        &self,
+        operation: ControlOperation,
+        fd: RawFd,
+        interest: InterestIn,
+        birth: u64,
+    ) -> io::Result<()> {
+        let mut set = EventSet::empty();
+        set.set(EventSet::IN, interest.input);
+        set.set(EventSet::OUT, interest.output);
+        self.epoll.ctl(operation, fd, EpollEvent::new(set, birth))
+    }
+
+    /// Gives each reader of events the lines that it has not seen.
+    fn add_events(&mut self, now: Instant) {
+        for place in 0..CONNECTIONS {
+            let Some(Some(client)) = self.clients.get_mut(place) else { continue };
+            let Some(next) = client.connection.next_line() else { continue };
+            let (lines, after) = events::since(next);
+            if !lines.is_empty() {
+                client.connection.add_lines(lines.iter().map(AsRef::as_ref), after, now);
+            }
+            self.settle(place, now);
+        }
+    }
+
+    /// Ends connections that patience has ended with.
+    fn expire(&mut self, now: Instant) {
+        for place in 0..CONNECTIONS {
+            let Some(slot) = self.clients.get_mut(place) else { continue };
+            let Some(client) = slot else { continue };
+            if client.connection.deadline().is_none_or(|deadline| deadline > now) {
+                continue;
+            }
+            if client.connection.is_mid_request() {
+                let message = "The rest of the request did not come in time.";
+                let refusal = Refusal::new(Code::RequestTimeout, message);
+                let reply = routes::refuse(Status::Timeout, &refusal);
+                client.connection.refuse(&reply, now);
+                self.settle(place, now);
+            } else {
+                *slot = None;
+            }
+        }
+    }
+
+    /// The last words: every client that waits for something gets it.
+    fn finish(mut self, exit: Option<&Exit>, patience: Duration) {
+        let deadline = Instant::now() + patience;
+        self.add_events(Instant::now());
+        for client in self.clients.iter_mut().flatten() {
+            let now = Instant::now();
+            if client.connection.is_streaming() {
+                client.connection.end_stream(now);
+            } else if client.waits_for_end
+                && let Some(exit) = exit
+            {
+                client.connection.answer(&Reply::json(Status::Ok, &json!(exit)), now);
+            } else if client.connection.is_waiting() {
+                let refusal = Refusal::new(Code::Ended, "the machine has ended");
+                client.connection.answer(&routes::reply(Err(refusal)), now);
+            }
+        }
+        self.say_rest(deadline);
+    }
+
+    /// Waits until every client has what there is to say, or until `deadline`.
+    fn say_rest(&mut self, deadline: Instant) {
+        for fd in [self.listener.as_raw_fd(), self.bell.as_raw_fd()] {
+            // Both are in there.
+            let _ = self.epoll.ctl(ControlOperation::Delete, fd, EpollEvent::default());
+        }
+        let mut ready = [EpollEvent::default(); CONNECTIONS];
+        loop {
+            for slot in &mut self.clients {
+                let Some(client) = slot else { continue };
+                let is_gone = !client.connection.speak(Instant::now());
+                if is_gone || !client.connection.interest().output {
+                    *slot = None;
+                }
+            }
+            for client in self.clients.iter().flatten() {
+                let only_output = InterestIn { input: false, output: true };
+                let (fd, birth) = (client.connection.stream().as_raw_fd(), client.birth);
+                // If it cannot be watched, the deadline ends the wait.
+                let _ = self.watch(ControlOperation::Modify, fd, only_output, birth);
+            }
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() || self.clients.iter().all(Option::is_none) {
+                return;
+            }
+            let left_ms = i32::try_from(left.as_millis()).unwrap_or(i32::MAX).saturating_add(1);
+            if self.epoll.wait(left_ms, &mut ready).is_err() {
+                return;
+            }
+        }
+    }
+}
+
+impl Client {
+    fn is_watcher(&self) -> bool {
+        self.waits_for_end || self.connection.is_streaming()
+    }
+}
+
+fn ask(command: Command, replies: Replies, birth: u64) -> Message {
+    Message::Command(Box::new(command), Box::new(move |outcome| replies.send(birth, outcome)))
+}
