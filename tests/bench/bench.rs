@@ -3,12 +3,17 @@
 use std::cell::OnceCell;
 use std::fs::File;
 use std::io::{BufWriter, Write};
-use std::path::PathBuf;
+use std::mem;
+use std::os::fd::AsRawFd;
+use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use harness::network::{self, Tap};
 use harness::{Scratch, need};
 
-use crate::contender::Contender;
+use crate::contender::{Contender, Machine};
+use crate::guest::Guest;
 use crate::stats::Samples;
 use crate::table::Outcome;
 
@@ -26,6 +31,8 @@ pub struct Bench {
     pub start_rounds: usize,
     /// Rounds that count, of the devices.
     pub device_rounds: usize,
+    /// What to measure: groups of rows, or parts of metrics' names; all when empty.
+    pub only: Vec<String>,
     /// Whom to compare besides the floor and QEMU.
     pub peers: Vec<Contender>,
     /// Files of this run.
@@ -36,10 +43,32 @@ pub struct Bench {
 
 impl Bench {
     /// Nothing is made before it is needed.
-    pub fn new(start_rounds: usize, device_rounds: usize, peers: Vec<Contender>) -> Self {
-        let scratch = Scratch::new();
+    pub fn new(rounds: usize, only: Vec<String>, peers: Vec<Contender>) -> Self {
         let (disk, tap) = (OnceCell::new(), OnceCell::new());
-        Self { start_rounds, device_rounds, peers, scratch, disk, tap }
+        // A device needs fewer rounds: each is a mean over many requests.
+        let device_rounds = rounds.div_ceil(5);
+        Self {
+            start_rounds: rounds,
+            device_rounds,
+            only,
+            peers,
+            scratch: Scratch::new(),
+            disk,
+            tap,
+        }
+    }
+
+    /// Whether a row is asked for, by its group, which is how its name begins, or by a part of its name.
+    pub fn wants(&self, metric: &str) -> bool {
+        self.only.is_empty() || self.only.iter().any(|only| metric.contains(only.as_str()))
+    }
+
+    /// Starts a machine, when nobody has its disk any more.
+    pub fn start(&self, contender: &Contender, machine: &Machine) -> Result<Guest, String> {
+        if let Some(disk) = &machine.disk {
+            wait_until_free(disk)?;
+        }
+        Guest::run(&mut contender.command(machine))
     }
 
     /// The disk image, in the page cache.
@@ -114,13 +143,36 @@ pub fn missing() -> Option<String> {
     need::Need::Kvm.missing()
 }
 
+/// The kernel lets go of the files of a killed process that used io_uring some time after the process is reaped.
+fn wait_until_free(path: &Path) -> Result<(), String> {
+    const PATIENCE: Duration = Duration::from_secs(10);
+    let told = |e: std::io::Error| format!("{}: {e}", path.display());
+    let file = File::options().read(true).write(true).open(path).map_err(told)?;
+    // SAFETY: numbers, of which zero are valid ones: all of the file.
+    let mut lock: libc::flock = unsafe { mem::zeroed() };
+    lock.l_type = libc::F_WRLCK as libc::c_short;
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        // SAFETY: the command reads one flock, which `lock` is. The lock goes with the file at the end.
+        let result = unsafe { libc::fcntl(file.as_raw_fd(), libc::F_OFD_SETLK, &raw const lock) };
+        match std::io::Error::last_os_error() {
+            _ if result == 0 => return Ok(()),
+            error if error.raw_os_error() != Some(libc::EAGAIN) => return Err(told(error)),
+            _ if Instant::now() > deadline => {
+                return Err(format!("{} stays locked", path.display()));
+            }
+            _ => thread::sleep(Duration::from_millis(1)),
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn entrants_take_turns_and_one_that_fails_stops() {
-        let bench = Bench::new(0, 0, vec![]);
+        let bench = Bench::new(1, vec![], vec![]);
         let mut turns = String::new();
         let outcomes = bench.rounds(2, &['a', 'b'], |&entrant| {
             turns.push(entrant);
@@ -132,5 +184,17 @@ mod tests {
         });
         assert_eq!(turns, "abababa");
         assert_eq!(outcomes, [Ok([5.0, 7.0].into_iter().collect()), Err("gone".to_owned())]);
+    }
+
+    #[test]
+    fn rows_are_asked_for_by_group_or_by_a_part_of_their_name() {
+        let wants = |only: &[&str], metric| {
+            let only = only.iter().map(|&only| only.to_owned()).collect();
+            Bench::new(1, only, vec![]).wants(metric)
+        };
+        assert!(wants(&[], "net: 60 B frames sent"));
+        assert!(wants(&["block", "net"], "net: 60 B frames sent"));
+        assert!(wants(&["frames sent"], "net: 60 B frames sent"));
+        assert!(!wants(&["block", "1514"], "net: 60 B frames sent"));
     }
 }

@@ -21,6 +21,9 @@ const REQUESTS: u64 = 128 * 16;
 
 /// The rows that are counted.
 pub fn rows(bench: &Bench) -> Vec<Row> {
+    if !bench.wants("counts") {
+        return Vec::new();
+    }
     let mut rows = Vec::from(start_rows(bench));
     let block = Job::Block { is_write: false, size: 4 << 10, depth: DEPTH, batches: 0 };
     let [ours, qemu] = both(bench, block);

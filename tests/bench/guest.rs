@@ -5,8 +5,6 @@ use std::os::fd::AsRawFd;
 use std::process::{Child, ChildStdin, ChildStdout, Stdio};
 use std::time::{Duration, Instant};
 
-use crate::contender::{Contender, Machine};
-
 /// How long a guest may keep silent. It is no measure: only a contender that failed waits that long.
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -19,11 +17,6 @@ pub struct Guest {
 }
 
 impl Guest {
-    /// Starts `machine`.
-    pub fn start(contender: &Contender, machine: &Machine) -> Result<Self, String> {
-        Self::run(&mut contender.command(machine))
-    }
-
     /// Starts a command whose standard input and output are the guest's serial line.
     pub fn run(command: &mut std::process::Command) -> Result<Self, String> {
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());

@@ -24,7 +24,10 @@ const CROWD: usize = 100;
 const CROWDS: usize = 3;
 
 /// The rows about idle machines.
-pub fn rows(_: &Bench) -> Vec<Row> {
+pub fn rows(bench: &Bench) -> Vec<Row> {
+    if !bench.wants("idle") {
+        return Vec::new();
+    }
     let [ours, floor, qemu] =
         [Contender::Vmm, Contender::Floor, Contender::Qemu].map(|who| footprint(&who));
     let part = |memory: &Result<Memory, String>, part: fn(&Memory) -> u64| -> Outcome {
@@ -120,7 +123,7 @@ fn available_in(meminfo: &str) -> Option<u64> {
 
 fn halted(contender: &Contender) -> Result<Guest, String> {
     let machine = Machine { kernel: artifacts::first_guest(), ..Machine::default() };
-    let mut guest = Guest::start(contender, &machine)?;
+    let mut guest = Guest::run(&mut contender.command(&machine))?;
     guest.expect(b'S')?;
     Ok(guest)
 }

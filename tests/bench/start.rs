@@ -4,7 +4,6 @@ use harness::artifacts;
 
 use crate::bench::Bench;
 use crate::contender::{Contender, Machine};
-use crate::guest::Guest;
 use crate::table::{Outcome, Rival, Row, Target, Unit};
 
 /// What one disk and one tap may add, in seconds.
@@ -12,6 +11,9 @@ const DEVICES: f64 = 0.5e-3;
 
 /// The rows about the start, all contenders in turn within each round.
 pub fn rows(bench: &Bench) -> Vec<Row> {
+    if !bench.wants("start") {
+        return Vec::new();
+    }
     let bare = Machine { kernel: artifacts::first_guest(), ..Machine::default() };
     let tap = bench.tap();
     let equipped = Machine { disk: Some(bench.disk()), tap: tap.clone().ok(), ..bare.clone() };
@@ -24,7 +26,7 @@ pub fn rows(bench: &Bench) -> Vec<Row> {
     ];
     entrants.extend(bench.peers.iter().map(|peer| (peer.clone(), &bare)));
     let mut outcomes = bench.rounds(bench.start_rounds, &entrants, |(contender, machine)| {
-        let mut guest = Guest::start(contender, machine)?;
+        let mut guest = bench.start(contender, machine)?;
         let first = guest.expect(b'S')?;
         Ok((first - guest.started()).as_secs_f64())
     });
