@@ -3,6 +3,9 @@
 use std::fs;
 use std::path::Path;
 use std::process::Command;
+use std::sync::LazyLock;
+use std::thread;
+use std::time::{Duration, Instant};
 
 const AUTOGROUP: &str = "/proc/self/autogroup";
 
@@ -20,6 +23,24 @@ pub fn description(vmm: &Path) -> String {
         facts.iter().map(|(name, fact)| format!("* {name}: {fact}\n")).collect();
     lines.concat()
 }
+
+/// What `ticks` of the processor's clock are, as guests read it.
+pub fn duration(ticks: u64) -> Duration {
+    Duration::from_secs_f64(ticks as f64 / *TICKS_PER_SECOND)
+}
+
+/// Compared with the system's clock, long enough for three digits.
+static TICKS_PER_SECOND: LazyLock<f64> = LazyLock::new(|| {
+    let now = || {
+        // SAFETY: every x86-64 processor has the instruction, and no system that runs KVM forbids it.
+        let ticks = unsafe { std::arch::x86_64::_rdtsc() };
+        (ticks, Instant::now())
+    };
+    let (first_ticks, first) = now();
+    thread::sleep(Duration::from_millis(100));
+    let (last_ticks, last) = now();
+    (last_ticks - first_ticks) as f64 / (last - first).as_secs_f64()
+});
 
 /// Puts this process and what it starts before others, where the user may: all contenders alike. Ends on drop.
 pub struct Haste {
@@ -79,4 +100,17 @@ fn first_line(command: &mut Command) -> String {
     let output = command.output().map(|output| output.stdout).unwrap_or_default();
     let text = String::from_utf8_lossy(&output);
     text.lines().next().unwrap_or("not installed").to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ticks_go_as_time_does() {
+        let one = duration(1_000_000_000);
+        // Between half a GHz and ten.
+        assert!((Duration::from_millis(100)..Duration::from_secs(2)).contains(&one), "{one:?}");
+        assert_eq!(duration(0), Duration::ZERO);
+    }
 }

@@ -60,11 +60,14 @@ void finish(struct queue *queue);
 u64 word(const char *name);
 int has_word(const char *name);
 
-/* "R" on the serial line; waits for a byte; "S". The run is between that and report(). */
+/* "R" on the serial line; waits for a byte. What is measured is from there to done(). */
 void ready(void);
 
-/* "E", the numbers, and the end of the line. */
-void report(u64 done, u64 wrong);
+/* The clock stops; "E" on the serial line. */
+void done(void);
+
+/* The numbers, and the end of the line. */
+void report(u64 requests, u64 wrong);
 
 /* Says why on the serial line, and ends the guest. */
 __attribute__((noreturn)) void give_up(const char *why);

@@ -88,5 +88,6 @@ void block(int is_write)
         finish(&queues[0]);
         wrong += count_wrong(is_write);
     }
+    done();
     report(batches * depth, wrong);
 }

@@ -1,6 +1,6 @@
 /*
  * Frames of `size` bytes: "send" sends `batches` times `depth` (a power of two, at most 128) of them, "receive" takes
- * `frames` of them. With "gso", they are TCP segments of 1448 bytes in one piece.
+ * `frames` of them, `rounds` times. With "gso", they are TCP segments of 1448 bytes in one piece.
  */
 
 #include "bench.h"
@@ -76,16 +76,58 @@ void transmit(void)
         offer(queue, (u16)depth);
         finish(queue);
     }
+    done();
     report(batches * depth, 0);
 }
 
+static struct receiver {
+    struct queue *queue;
+    /* Buffers that are not offered; the ring names them already, behind those that are. */
+    u16 held;
+    /* How many of them may be. */
+    u64 allowed;
+    /* Buffers of the present frame that are still to come. */
+    u16 rest;
+    u64 frames, bytes;
+} receiver;
+
+static void take_frames(struct receiver *to)
+{
+    struct queue *queue = to->queue;
+    for (u16 count = fresh(queue); count; count--, queue->seen++, to->held++) {
+        u32 id = queue->used.ring[queue->seen % QUEUE_MAX].id;
+        to->bytes += queue->used.ring[queue->seen % QUEUE_MAX].len;
+        if (!to->rest) {
+            to->rest = ((struct header *)queue->descriptors[id].address)->buffers;
+            to->bytes -= HEADER;
+        }
+        to->frames += --to->rest == 0;
+        queue->available.ring[(u16)(queue->offered + to->held) % QUEUE_MAX] = (u16)id;
+    }
+}
+
+/* Offers what may be offered when it is at least `least`, or the last of it. */
+static void give_buffers(struct receiver *to, u16 least)
+{
+    u16 count = to->held < to->allowed ? to->held : (u16)to->allowed;
+    if (!count || (count < least && count < to->allowed))
+        return;
+    offer(to->queue, count);
+    to->held -= count;
+    to->allowed -= count;
+}
+
+/*
+ * In each round all frames are there before the first buffer is, but for the spare ones: a host may want room for the
+ * largest frame before it takes any.
+ */
 void receive(void)
 {
-    const u16 refill = QUEUE_MAX / 4;
-    u64 frames = word("frames="), done = 0, bytes = 0;
-    u32 size = (u32)word("size=");
-    u16 unposted = 0, rest_of_frame = 0;
+    const u16 refill = QUEUE_MAX / 4, spare = 32;
+    u64 frames = word("frames="), rounds = word("rounds=");
+    u32 size = (u32)word("size="), buffers = (HEADER + size + RECEIVE_BUFFER - 1) / RECEIVE_BUFFER;
     struct queue *queue = &queues[RECEIVE];
+    receiver = (struct receiver){.queue = queue, .held = QUEUE_MAX, .allowed = spare};
     for (u16 i = 0; i < QUEUE_MAX; i++) {
         u64 buffer = BUFFERS + i * RECEIVE_BUFFER;
         queue->descriptors[i] = (struct descriptor){buffer, RECEIVE_BUFFER, WRITE, 0};
@@ -93,25 +135,19 @@ void receive(void)
     }
     memset((void *)BUFFERS, 0, QUEUE_MAX * RECEIVE_BUFFER);
     start_device(DEVICE, FEATURES, 2);
-    ready();
-    offer(queue, QUEUE_MAX);
-    while (done < frames) {
-        for (u16 count = fresh(queue); count; count--, queue->seen++, unposted++) {
-            u32 id = queue->used.ring[queue->seen % QUEUE_MAX].id;
-            bytes += queue->used.ring[queue->seen % QUEUE_MAX].len;
-            if (!rest_of_frame) {
-                rest_of_frame = ((struct header *)queue->descriptors[id].address)->buffers;
-                bytes -= HEADER;
-            }
-            done += --rest_of_frame == 0;
-            queue->available.ring[(u16)(queue->offered + unposted) % QUEUE_MAX] = (u16)id;
+    give_buffers(&receiver, 1);
+    for (u64 round = 1; round <= rounds; round++) {
+        ready();
+        receiver.allowed += frames * buffers;
+        while (receiver.frames < round * frames) {
+            take_frames(&receiver);
+            give_buffers(&receiver, refill);
+            __asm__ volatile("pause");
         }
-        if (unposted >= refill) {
-            offer(queue, unposted);
-            unposted = 0;
-        }
-        __asm__ volatile("pause");
+        done();
+        give_buffers(&receiver, 1);
     }
-    /* Of the frames that are missing bytes nothing is known but that there are some. */
-    report(done, bytes > frames * size ? bytes - frames * size : frames * size - bytes);
+    /* Of the frames that are missing bytes nothing is known but how many bytes. */
+    u64 wanted = rounds * frames * size;
+    report(receiver.frames, receiver.bytes > wanted ? receiver.bytes - wanted : wanted - receiver.bytes);
 }
