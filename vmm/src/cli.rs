@@ -4,6 +4,7 @@
 //! completions. The grammars of values are in `config`; this file only names them.
 
 mod firecracker;
+mod flags;
 mod help;
 mod usage;
 
@@ -13,8 +14,9 @@ use std::time::Duration;
 
 use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
 use clap::error::ErrorKind;
-use clap::{Args as _, CommandFactory, FromArgMatches, Parser, Subcommand};
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 use clap_complete::Shell;
+use flags::{Wanted, flags};
 use log::LevelFilter;
 
 pub use firecracker::Firecracker;
@@ -101,7 +103,7 @@ pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Request, UsageE
         return Ok(Request::Print(firecracker::version()));
     }
     match read(&args) {
-        Ok((args, control)) => Ok(args.into_request(control, firecracker)),
+        Ok(args) => Ok(args.into_request(firecracker)),
         Err(error) => match error.kind() {
             ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => {
                 Ok(Request::Print(error.to_string()))
@@ -111,26 +113,14 @@ pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Request, UsageE
     }
 }
 
-fn read(args: &Vec<OsString>) -> Result<(Args, ControlArgs), clap::Error> {
-    let wants_help = args.iter().any(|arg| arg == "--help" || arg == "help");
-    // The long help is only put together for those who read it; everyone else wants to start quickly.
-    if wants_help {
-        help::complete(definition()).try_get_matches_from(args)?;
+/// Flags that no word can name are left out, which changes nothing but what it costs: a parser spends most of its
+/// time on its definition. What is wrong is told by the whole definition, which knows the right spellings.
+fn read(args: &[OsString]) -> Result<Args, clap::Error> {
+    let wanted = Wanted::by(args);
+    match Args::read(Args::define(&wanted), &wanted, args) {
+        Ok(args) => Ok(args),
+        Err(_) => Args::read(help::complete(Args::command()), &Wanted::All, args),
     }
-    // Each flag that is defined costs every start; so do not define those that are hardly ever given before one
-    // may be there. What is wrong is told by the whole definition, which knows the right spellings.
-    let is_plain = !args.iter().any(ControlArgs::may_be);
-    if is_plain && let Ok(mut matches) = Args::command().try_get_matches_from_mut(args) {
-        return Ok((Args::from_arg_matches_mut(&mut matches)?, ControlArgs::default()));
-    }
-    let mut matches = definition().try_get_matches_from(args)?;
-    let control = ControlArgs::from_arg_matches_mut(&mut matches)?;
-    Ok((Args::from_arg_matches_mut(&mut matches)?, control))
-}
-
-/// The definition of all flags.
-fn definition() -> clap::Command {
-    ControlArgs::augment_args(Args::command())
 }
 
 /// Runs a Linux kernel in a virtual machine: vmm --kernel bzImage --disk rootfs.img
@@ -143,17 +133,17 @@ fn definition() -> clap::Command {
     override_usage = "vmm --kernel PATH [OPTIONS]\n       vmm --config-file PATH [OPTIONS]\n       vmm --api-sock PATH [OPTIONS]\n       vmm doctor | completions | man",
     subcommand_help_heading = "Other commands"
 )]
+struct Top {}
+
+/// What a command line says.
+#[derive(Debug)]
 struct Args {
-    #[command(subcommand)]
     command: Option<Command>,
-    #[command(flatten)]
     boot: BootArgs,
-    #[command(flatten)]
     machine: MachineArgs,
-    #[command(flatten)]
     devices: DeviceArgs,
-    #[command(flatten)]
     run: RunArgs,
+    control: ControlArgs,
 }
 
 #[derive(Debug, Subcommand)]
@@ -173,206 +163,232 @@ enum Command {
     Man,
 }
 
-#[derive(Debug, clap::Args)]
-#[group(skip)]
-#[command(next_help_heading = "Boot")]
-struct BootArgs {
-    /// Kernel: a bzImage, or an ELF vmlinux or PVH image
-    #[arg(long, value_name = "PATH")]
-    kernel: Option<PathBuf>,
-    /// Initial RAM file system for the kernel
-    #[arg(long, value_name = "PATH")]
-    initrd: Option<PathBuf>,
-    /// Kernel command line in place of the default one; nothing is added to it
-    ///
-    /// Without it, the line has words for a fast boot, console= for the consoles, and root= for the disk
-    /// with the root file system. --dry-run shows it.
-    #[arg(long, value_name = "TEXT")]
-    cmdline: Option<String>,
-    /// Words to add to the kernel command line [repeatable]
-    ///
-    /// The default line is quiet: --append loglevel=7 shows all kernel messages. Write --append=TEXT when
-    /// TEXT begins with a dash, as in --append='-- arguments for init'.
-    #[arg(long, value_name = "TEXT")]
-    append: Vec<String>,
-    /// How the kernel is entered
-    #[arg(long, value_name = "PROTOCOL")]
-    boot: Option<BootProtocol>,
+flags! {
+    "Boot" struct BootArgs {
+        /// Kernel: a bzImage, or an ELF vmlinux or PVH image
+        #[arg(long, value_name = "PATH")]
+        kernel: Option<PathBuf>,
+        /// Initial RAM file system for the kernel
+        #[arg(long, value_name = "PATH")]
+        initrd: Option<PathBuf>,
+        /// Kernel command line in place of the default one; nothing is added to it
+        ///
+        /// Without it, the line has words for a fast boot, console= for the consoles, and root= for the disk
+        /// with the root file system. --dry-run shows it.
+        #[arg(long, value_name = "TEXT")]
+        cmdline: Option<String>,
+        /// Words to add to the kernel command line [repeatable]
+        ///
+        /// The default line is quiet: --append loglevel=7 shows all kernel messages. Write --append=TEXT when
+        /// TEXT begins with a dash, as in --append='-- arguments for init'.
+        #[arg(long, value_name = "TEXT")]
+        append: Vec<String>,
+        /// How the kernel is entered
+        #[arg(long, value_name = "PROTOCOL")]
+        boot: Option<BootProtocol>,
+    }
 }
 
-#[derive(Debug, clap::Args)]
-#[group(skip)]
-#[command(next_help_heading = "Machine")]
-struct MachineArgs {
-    /// Number of vCPUs [default: 1]; also N,cores=N,threads=N,sockets=N,pin=CPUS
-    ///
-    /// cores counts per socket and threads per core; what is left out is worked out from the rest. pin names
-    /// the host's CPU for each vCPU, as in 2,pin=0:1 or 4,pin=4-7.
-    #[arg(long, value_name = "N")]
-    cpus: Option<CpusConfig>,
-    /// Changes to what the vCPUs tell about themselves, as JSON (Firecracker's cpu-config)
-    #[arg(long, value_name = "PATH")]
-    cpu_template: Option<PathBuf>,
-    /// Guest memory: SIZE[,hugepages=2M|1G|thp|off][,prefault][,shared] [default: 512M]
-    ///
-    /// K, M, G and T are powers of 1024; a plain number is MiB. At least 32M. 2M and 1G are pages that the host has
-    /// reserved, thp asks for transparent ones. prefault takes all of it at the start; shared makes it a file
-    /// without a name, for a process that serves a device.
-    #[arg(long, value_name = "SIZE")]
-    memory: Option<MemoryConfig>,
-    /// Name of the machine in log lines; also goes into generated MAC addresses [default: vm]
-    #[arg(long, value_name = "ID")]
-    id: Option<String>,
+flags! {
+    "Machine" struct MachineArgs {
+        /// Number of vCPUs [default: 1]; also N,cores=N,threads=N,sockets=N,pin=CPUS
+        ///
+        /// cores counts per socket and threads per core; what is left out is worked out from the rest. pin names
+        /// the host's CPU for each vCPU, as in 2,pin=0:1 or 4,pin=4-7.
+        #[arg(long, value_name = "N")]
+        cpus: Option<CpusConfig>,
+        /// Changes to what the vCPUs tell about themselves, as JSON (Firecracker's cpu-config)
+        #[arg(long, value_name = "PATH")]
+        cpu_template: Option<PathBuf>,
+        /// Guest memory: SIZE[,hugepages=2M|1G|thp|off][,prefault][,shared] [default: 512M]
+        ///
+        /// K, M, G and T are powers of 1024; a plain number is MiB. At least 32M. 2M and 1G are pages that the host has
+        /// reserved, thp asks for transparent ones. prefault takes all of it at the start; shared makes it a file
+        /// without a name, for a process that serves a device.
+        #[arg(long, value_name = "SIZE")]
+        memory: Option<MemoryConfig>,
+        /// Name of the machine in log lines; also goes into generated MAC addresses [default: vm]
+        #[arg(long, value_name = "ID")]
+        id: Option<String>,
+    }
 }
 
-#[derive(Debug, clap::Args)]
-#[group(skip)]
-#[command(next_help_heading = "Devices")]
-struct DeviceArgs {
-    /// Disk: PATH[,readonly][,root][,id=ID][,serial=TEXT][,format=raw][,engine=sync|uring][,direct][,queues=N]
-    /// [,bw=RATE][,iops=RATE][,burst=TIME][,iothread=ID] [repeatable]
-    ///
-    /// An image or a block device. The first one holds the root file system unless another one says root; it
-    /// is /dev/vda in the guest. A comma in a path is doubled; a path that looks like an option is written
-    /// path=PATH. uring has many transfers under way at once; direct bypasses the host's page cache. bw limits
-    /// bytes per second (100M) and iops requests per second (5k); burst is how long a quiet disk saves them up
-    /// (100ms).
-    #[arg(long, value_name = "DISK")]
-    disk: Vec<DiskConfig>,
-    /// Network card: tap=NAME|fd=N[:N...][,mac=MAC][,mtu=N][,id=ID][,queues=N][,bw=RATE][,pps=RATE][,burst=TIME]
-    /// [,iothread=ID][,metadata] [repeatable]
-    ///
-    /// tap names an existing interface or one to create; fd is a tap that the parent process has opened.
-    /// Without mac, an address is made from the names, the same in each run. queues is the number of queue
-    /// pairs; with fd, each has its descriptor. bw and pps limit bytes and frames per second in each direction,
-    /// as those of --disk do. By a card with metadata the guest reaches the metadata service.
-    #[arg(long, value_name = "NET")]
-    net: Vec<NetConfig>,
-    /// Thread that serves the disks and nets with iothread=ID: ID[,pin=CPUS] [repeatable]
-    ///
-    /// Without one, the main thread does. pin is where it may run, as in io0,pin=2-3.
-    #[arg(long, value_name = "IOTHREAD")]
-    iothread: Vec<IoThread>,
-    /// Sockets between guest and host: socket=PATH[,cid=N]
-    ///
-    /// A program of the host connects to the Unix socket PATH, writes "CONNECT PORT" and a line feed, and reads
-    /// "OK PORT" when the guest accepts. The guest's connections to port PORT of the host (CID 2) go to the
-    /// Unix socket PATH_PORT. cid is the guest's own address [default: 3].
-    #[arg(long, value_name = "VSOCK")]
-    vsock: Option<VsockConfig>,
-    /// Virtio console (hvc0): stdio, pty, off, file=PATH or socket=PATH
-    ///
-    /// With neither --console nor --serial, both are on the terminal; with one of them, the other is off.
-    /// Ctrl-A x ends the run from the terminal.
-    #[arg(long, value_name = "TARGET")]
-    console: Option<ConsoleTarget>,
-    /// Serial port (ttyS0): stdio, pty, off, file=PATH or socket=PATH
-    #[arg(long, value_name = "TARGET")]
-    serial: Option<ConsoleTarget>,
-    /// Entropy device [default: on]
-    #[arg(
-        long,
-        value_name = "ON|OFF",
-        num_args = 0..=1,
-        default_missing_value = "on",
-        hide_possible_values = true,
-        value_parser = PossibleValuesParser::new(["on", "off"]).map(|word| word == "on")
-    )]
-    rng: Option<bool>,
-    /// Memory balloon: SIZE[,deflate-on-oom][,stats=TIME][,reporting][,hinting]
-    ///
-    /// SIZE is taken from the guest and goes back to the host; with deflate-on-oom the guest may have it back
-    /// before it kills processes. With reporting, pages go back whenever they become free in the guest. stats
-    /// asks the guest for numbers at intervals; with hinting it can be asked for all its free pages.
-    /// Of hugepages=2M and 1G only whole pages go back, which takes reporting or hinting.
-    #[arg(long, value_name = "BALLOON")]
-    balloon: Option<BalloonConfig>,
-    /// JSON file of metadata for the guest: FILE[,v1|v2][,address=IP][,imds-compat]
-    ///
-    /// By each --net with metadata the guest gets it at http://169.254.169.254/ or at address, as from
-    /// Firecracker's MMDS; v2 asks for a session token. With imds-compat all values are plain text.
-    #[arg(long, value_name = "FILE")]
-    metadata: Option<MetadataConfig>,
-    /// Most bytes of metadata [default: 51200]
-    #[arg(long, value_name = "BYTES")]
-    mmds_size_limit: Option<usize>,
+flags! {
+    "Devices" struct DeviceArgs {
+        /// Disk: PATH[,readonly][,root][,id=ID][,serial=TEXT][,format=raw][,engine=sync|uring][,direct][,queues=N]
+        /// [,bw=RATE][,iops=RATE][,burst=TIME][,iothread=ID] [repeatable]
+        ///
+        /// An image or a block device. The first one holds the root file system unless another one says root; it
+        /// is /dev/vda in the guest. A comma in a path is doubled; a path that looks like an option is written
+        /// path=PATH. uring has many transfers under way at once; direct bypasses the host's page cache. bw limits
+        /// bytes per second (100M) and iops requests per second (5k); burst is how long a quiet disk saves them up
+        /// (100ms).
+        #[arg(long, value_name = "DISK")]
+        disk: Vec<DiskConfig>,
+        /// Network card: tap=NAME|fd=N[:N...][,mac=MAC][,mtu=N][,id=ID][,queues=N][,bw=RATE][,pps=RATE][,burst=TIME]
+        /// [,iothread=ID][,metadata] [repeatable]
+        ///
+        /// tap names an existing interface or one to create; fd is a tap that the parent process has opened.
+        /// Without mac, an address is made from the names, the same in each run. queues is the number of queue
+        /// pairs; with fd, each has its descriptor. bw and pps limit bytes and frames per second in each direction,
+        /// as those of --disk do. By a card with metadata the guest reaches the metadata service.
+        #[arg(long, value_name = "NET")]
+        net: Vec<NetConfig>,
+        /// Thread that serves the disks and nets with iothread=ID: ID[,pin=CPUS] [repeatable]
+        ///
+        /// Without one, the main thread does. pin is where it may run, as in io0,pin=2-3.
+        #[arg(long, value_name = "IOTHREAD")]
+        iothread: Vec<IoThread>,
+        /// Sockets between guest and host: socket=PATH[,cid=N]
+        ///
+        /// A program of the host connects to the Unix socket PATH, writes "CONNECT PORT" and a line feed, and reads
+        /// "OK PORT" when the guest accepts. The guest's connections to port PORT of the host (CID 2) go to the
+        /// Unix socket PATH_PORT. cid is the guest's own address [default: 3].
+        #[arg(long, value_name = "VSOCK")]
+        vsock: Option<VsockConfig>,
+        /// Virtio console (hvc0): stdio, pty, off, file=PATH or socket=PATH
+        ///
+        /// With neither --console nor --serial, both are on the terminal; with one of them, the other is off.
+        /// Ctrl-A x ends the run from the terminal.
+        #[arg(long, value_name = "TARGET")]
+        console: Option<ConsoleTarget>,
+        /// Serial port (ttyS0): stdio, pty, off, file=PATH or socket=PATH
+        #[arg(long, value_name = "TARGET")]
+        serial: Option<ConsoleTarget>,
+        /// Entropy device [default: on]
+        #[arg(
+            long,
+            value_name = "ON|OFF",
+            num_args = 0..=1,
+            default_missing_value = "on",
+            hide_possible_values = true,
+            value_parser = PossibleValuesParser::new(["on", "off"]).map(|word| word == "on")
+        )]
+        rng: Option<bool>,
+        /// Memory balloon: SIZE[,deflate-on-oom][,stats=TIME][,reporting][,hinting]
+        ///
+        /// SIZE is taken from the guest and goes back to the host; with deflate-on-oom the guest may have it back
+        /// before it kills processes. With reporting, pages go back whenever they become free in the guest. stats
+        /// asks the guest for numbers at intervals; with hinting it can be asked for all its free pages.
+        /// Of hugepages=2M and 1G only whole pages go back, which takes reporting or hinting.
+        #[arg(long, value_name = "BALLOON")]
+        balloon: Option<BalloonConfig>,
+        /// JSON file of metadata for the guest: FILE[,v1|v2][,address=IP][,imds-compat]
+        ///
+        /// By each --net with metadata the guest gets it at http://169.254.169.254/ or at address, as from
+        /// Firecracker's MMDS; v2 asks for a session token. With imds-compat all values are plain text.
+        #[arg(long, value_name = "FILE")]
+        metadata: Option<MetadataConfig>,
+        /// Most bytes of metadata [default: 51200]
+        #[arg(long, value_name = "BYTES")]
+        mmds_size_limit: Option<usize>,
+    }
 }
 
-#[derive(Debug, Default, clap::Args)]
-#[group(skip)]
-#[command(next_help_heading = "Control")]
-struct ControlArgs {
-    /// Serve the HTTP API at this Unix socket: PATH or fd=N
-    ///
-    /// Without a kernel, the API says what to start and when. fd is a listening socket that the parent process has
-    /// left open.
-    #[arg(long, value_name = "SOCKET")]
-    api_sock: Option<ApiSocket>,
-    /// Write what happens to the machine as lines of JSON: PATH or fd=N
-    #[arg(long, value_name = "SINK")]
-    events: Option<EventSink>,
+flags! {
+    "Control" struct ControlArgs {
+        /// Serve the HTTP API at this Unix socket: PATH or fd=N
+        ///
+        /// Without a kernel, the API says what to start and when. fd is a listening socket that the parent process has
+        /// left open.
+        #[arg(long, value_name = "SOCKET")]
+        api_sock: Option<ApiSocket>,
+        /// Write what happens to the machine as lines of JSON: PATH or fd=N
+        #[arg(long, value_name = "SINK")]
+        events: Option<EventSink>,
+    }
 }
 
-#[derive(Debug, clap::Args)]
-#[group(skip)]
-#[command(next_help_heading = "Run")]
-struct RunArgs {
-    /// End the run after this time, such as 500ms, 30s, 5m or 1h
-    ///
-    /// A plain number is seconds.
-    #[arg(long, value_name = "TIME", value_parser = parse_duration)]
-    timeout: Option<Duration>,
-    /// On SIGTERM, how long the guest may take to power off [default: 10s]
-    #[arg(long, value_name = "TIME", value_parser = parse_duration)]
-    grace: Option<Duration>,
-    /// What a reboot of the guest does
-    #[arg(long, value_name = "ACTION")]
-    on_reboot: Option<OnReboot>,
-    /// File to append log lines to [default: standard error]
-    #[arg(long, value_name = "PATH")]
-    log_path: Option<PathBuf>,
-    /// Least severe level that is logged: off, error, warn, info, debug or trace [default: warn]
-    #[arg(
-        long,
-        value_name = "LEVEL",
-        hide_possible_values = true,
-        ignore_case = true,
-        value_parser = PossibleValuesParser::new([
-            PossibleValue::new("off"),
-            PossibleValue::new("error"),
-            PossibleValue::new("warn").alias("warning"),
-            PossibleValue::new("info"),
-            PossibleValue::new("debug"),
-            PossibleValue::new("trace"),
-        ])
-        .try_map(|word| parse_level(&word))
-    )]
-    level: Option<LevelFilter>,
-    /// Read the machine from a JSON file (Firecracker's layout)
-    ///
-    /// Flags beside it replace what the file says; disks, nets and appended words are added to the file's.
-    #[arg(long, value_name = "PATH")]
-    config_file: Option<PathBuf>,
-    /// Print on standard error when each stage of the start was reached
-    ///
-    /// The last stage is the guest's: its first program writes the byte 123 to address 0xc0000000.
-    #[arg(long)]
-    trace_boot: bool,
-    /// Print what would be run, as JSON, and exit; no file but --config-file is opened
-    #[arg(long)]
-    dry_run: bool,
-}
-
-impl ControlArgs {
-    /// Whether a word may be one of these flags, or meant to be.
-    fn may_be(word: &OsString) -> bool {
-        let word = word.as_encoded_bytes();
-        word.starts_with(b"--api") || word.starts_with(b"--ev")
+flags! {
+    "Run" struct RunArgs {
+        /// End the run after this time, such as 500ms, 30s, 5m or 1h
+        ///
+        /// A plain number is seconds.
+        #[arg(long, value_name = "TIME", value_parser = parse_duration)]
+        timeout: Option<Duration>,
+        /// On SIGTERM, how long the guest may take to power off [default: 10s]
+        #[arg(long, value_name = "TIME", value_parser = parse_duration)]
+        grace: Option<Duration>,
+        /// What a reboot of the guest does
+        #[arg(long, value_name = "ACTION")]
+        on_reboot: Option<OnReboot>,
+        /// File to append log lines to [default: standard error]
+        #[arg(long, value_name = "PATH")]
+        log_path: Option<PathBuf>,
+        /// Least severe level that is logged: off, error, warn, info, debug or trace [default: warn]
+        #[arg(
+            long,
+            value_name = "LEVEL",
+            hide_possible_values = true,
+            ignore_case = true,
+            value_parser = PossibleValuesParser::new([
+                PossibleValue::new("off"),
+                PossibleValue::new("error"),
+                PossibleValue::new("warn").alias("warning"),
+                PossibleValue::new("info"),
+                PossibleValue::new("debug"),
+                PossibleValue::new("trace"),
+            ])
+            .try_map(|word| parse_level(&word))
+        )]
+        level: Option<LevelFilter>,
+        /// Read the machine from a JSON file (Firecracker's layout)
+        ///
+        /// Flags beside it replace what the file says; disks, nets and appended words are added to the file's.
+        #[arg(long, value_name = "PATH")]
+        config_file: Option<PathBuf>,
+        /// Print on standard error when each stage of the start was reached
+        ///
+        /// The last stage is the guest's: its first program writes the byte 123 to address 0xc0000000.
+        #[arg(long)]
+        trace_boot: bool,
+        /// Print what would be run, as JSON, and exit; no file but --config-file is opened
+        #[arg(long)]
+        dry_run: bool,
     }
 }
 
 impl Args {
-    fn into_request(self, control: ControlArgs, firecracker: Firecracker) -> Request {
+    /// The whole definition.
+    fn command() -> clap::Command {
+        Self::define(&Wanted::All)
+    }
+
+    fn define(wanted: &Wanted<'_>) -> clap::Command {
+        let mut command = Top::command();
+        if wanted.has_subcommand::<Command>() {
+            command = Command::augment_subcommands(command);
+        }
+        command = BootArgs::define(command, wanted);
+        command = MachineArgs::define(command, wanted);
+        command = DeviceArgs::define(command, wanted);
+        command = RunArgs::define(command, wanted);
+        ControlArgs::define(command, wanted)
+    }
+
+    /// Parses `args` by `definition`, which has the flags that are `wanted`.
+    fn read(
+        mut definition: clap::Command,
+        wanted: &Wanted<'_>,
+        args: &[OsString],
+    ) -> Result<Self, clap::Error> {
+        let mut matches = definition.try_get_matches_from_mut(args)?;
+        let command = match matches.subcommand_name() {
+            Some(_) => Some(Command::from_arg_matches_mut(&mut matches)?),
+            None => None,
+        };
+        let matches = &mut matches;
+        Ok(Self {
+            command,
+            boot: BootArgs::take(matches, wanted)?,
+            machine: MachineArgs::take(matches, wanted)?,
+            devices: DeviceArgs::take(matches, wanted)?,
+            run: RunArgs::take(matches, wanted)?,
+            control: ControlArgs::take(matches, wanted)?,
+        })
+    }
+
+    fn into_request(self, firecracker: Firecracker) -> Request {
         match self.command {
             Some(Command::Doctor { json }) => return Request::Doctor { json },
             Some(Command::Completions { shell }) => {
@@ -381,7 +397,7 @@ impl Args {
             Some(Command::Man) => return Request::Print(help::manual()),
             None => {}
         }
-        let Self { boot, machine, devices, run, .. } = self;
+        let Self { boot, machine, devices, run, control, .. } = self;
         let api = firecracker.socket(control.api_sock).map(|socket| {
             let body_limit = firecracker.body_limit.unwrap_or(BODY_LIMIT);
             Api { socket, body_limit }

@@ -6,7 +6,7 @@ use clap::Command;
 use clap_complete::Shell;
 use clap_mangen::Man;
 
-use super::definition;
+use super::Args;
 use crate::exit_code;
 
 /// Command lines to start from; each is valid.
@@ -39,7 +39,7 @@ pub(super) fn manual() -> String {
 
 /// One page for everything, where the generator would refer to a page for each subcommand.
 fn write_manual(to: &mut dyn io::Write) -> io::Result<()> {
-    let command = definition();
+    let command = Args::command();
     let page = Man::new(command.clone());
     page.render_title(to)?;
     page.render_name_section(to)?;
@@ -63,6 +63,6 @@ fn roff(text: &str) -> String {
 /// A completion script.
 pub(super) fn completions(shell: Shell) -> String {
     let mut script = Vec::new();
-    clap_complete::generate(shell, &mut definition(), "vmm", &mut script);
+    clap_complete::generate(shell, &mut Args::command(), "vmm", &mut script);
     String::from_utf8_lossy(&script).into_owned()
 }

@@ -42,13 +42,13 @@ fn words(text: &str) -> String {
 
 /// The long flags of the definition, without those that clap adds.
 fn long_flags() -> Vec<String> {
-    let command = definition();
+    let command = Args::command();
     command.get_arguments().filter_map(|arg| Some(format!("--{}", arg.get_long()?))).collect()
 }
 
 #[test]
 fn the_definition_is_sound() {
-    definition().debug_assert();
+    Args::command().debug_assert();
     assert_eq!(long_flags().len(), 29);
 }
 
@@ -413,4 +413,59 @@ fn a_default_command_line_needs_nothing_typed() {
     let config = flags(&["--kernel", "bzImage", "--disk", "rootfs.img"]);
     let plan = Plan::resolve(config).unwrap();
     assert!(plan.cmdline.ends_with("console=ttyS0 console=hvc0 root=/dev/vda rw"));
+}
+
+/// What the parser says when it knows all flags and when it knows those that it must.
+#[test]
+fn leaving_flags_out_changes_nothing() {
+    let lines = [
+        "",
+        "--kernel k --memory 1G,shared --cmdline x --rng --timeout 5s --dry-run",
+        "--kernel=k --disk a --disk b --append=--memory --append doctor",
+        "--kernel k --rng off --trace-boot --config-file f --log-path l --level info",
+        "--id --kernel",
+        "--cmdline --memory",
+        "--memor 1G",
+        "--memory 1G --memory 2G",
+        "--kernel k doctor",
+        "--config-fil f",
+        "--config f",
+        "--kernel",
+        "-k",
+        "k",
+        "-- k",
+        "doctor --json",
+        "doctor --kernel k",
+        "--rng doctor",
+        "completions bash",
+        "completions nosh",
+        "--version",
+        "man",
+    ];
+    for line in lines {
+        let args: Vec<OsString> =
+            "vmm".split(' ').chain(line.split(' ')).map(OsString::from).collect();
+        let args = if line.is_empty() { args[..1].to_vec() } else { args };
+        let show = |result: Result<Args, clap::Error>| match result {
+            Ok(args) => format!("{args:?}"),
+            Err(error) => error.to_string(),
+        };
+        let whole = show(Args::read(help::complete(Args::command()), &Wanted::All, &args));
+        assert_eq!(show(read(&args)), whole, "{line}");
+        let wanted = Wanted::by(&args);
+        if let Ok(lean) = Args::read(Args::define(&wanted), &wanted, &args) {
+            assert_eq!(format!("{lean:?}"), whole, "{line}");
+        }
+    }
+}
+
+#[test]
+fn a_flag_is_defined_where_a_word_may_name_it() {
+    let args = ["vmm", "--config-file=f", "k"].map(OsString::from);
+    let wanted = Wanted::by(&args);
+    assert!(
+        wanted.has("config_file") && !wanted.has("kernel") && !wanted.has_subcommand::<Command>()
+    );
+    assert_eq!(Args::define(&wanted).get_arguments().count(), 1);
+    assert!(Wanted::All.has("kernel") && Wanted::All.has_subcommand::<Command>());
 }

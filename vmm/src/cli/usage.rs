@@ -1,6 +1,5 @@
 //! Usage errors in one line: the parser's complaint and its tips, without the page around them.
 
-use clap::CommandFactory;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 
 use super::Args;
