@@ -23,19 +23,19 @@ use crate::config::{
 #[derive(Deserialize, Default)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
 pub(super) struct Root {
-    pub(super) boot_source: Option<BootSource>,
-    pub(super) drives: Option<Vec<Drive>>,
-    pub(super) machine_config: Option<MachineConfig>,
-    pub(super) cpu_config: Option<CpuTemplateConfig>,
-    pub(super) network_interfaces: Option<Vec<NetworkInterface>>,
-    pub(super) vsock: Option<Vsock>,
-    pub(super) entropy: Option<Entropy>,
-    pub(super) balloon: Option<Balloon>,
-    pub(super) mmds_config: Option<MmdsConfig>,
-    pub(super) logger: Option<Logger>,
+    boot_source: Option<BootSource>,
+    drives: Option<Vec<Drive>>,
+    machine_config: Option<MachineConfig>,
+    cpu_config: Option<CpuTemplateConfig>,
+    network_interfaces: Option<Vec<NetworkInterface>>,
+    vsock: Option<Vsock>,
+    entropy: Option<Entropy>,
+    balloon: Option<Balloon>,
+    mmds_config: Option<MmdsConfig>,
+    logger: Option<Logger>,
     // Our own.
-    pub(super) console: Option<Console>,
-    pub(super) serial: Option<Console>,
+    console: Option<Console>,
+    serial: Option<Console>,
     iothreads: Option<Vec<IoThreadKeys>>,
     id: Option<String>,
     timeout: Option<String>,
@@ -49,7 +49,7 @@ pub(super) struct Root {
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(super) struct BootSource {
+struct BootSource {
     kernel_image_path: Option<PathBuf>,
     initrd_path: Option<PathBuf>,
     boot_args: Option<String>,
@@ -61,7 +61,7 @@ pub(super) struct BootSource {
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(super) struct Drive {
+struct Drive {
     drive_id: Option<String>,
     path_on_host: Option<PathBuf>,
     is_root_device: Option<bool>,
@@ -96,7 +96,7 @@ enum IoEngine {
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(super) struct MachineConfig {
+struct MachineConfig {
     vcpu_count: Option<u16>,
     mem_size_mib: Option<u64>,
     smt: Option<bool>,
@@ -122,7 +122,7 @@ struct IoThreadKeys {
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(super) struct NetworkInterface {
+struct NetworkInterface {
     iface_id: Option<String>,
     host_dev_name: Option<String>,
     guest_mac: Option<String>,
@@ -138,7 +138,7 @@ pub(super) struct NetworkInterface {
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(super) struct Vsock {
+struct Vsock {
     guest_cid: u32,
     uds_path: PathBuf,
     /// A name, which nothing is called by.
@@ -148,7 +148,7 @@ pub(super) struct Vsock {
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(super) struct Entropy {
+struct Entropy {
     #[serde(default)]
     rate_limiter: Given,
     // Our own.
@@ -157,7 +157,7 @@ pub(super) struct Entropy {
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(super) struct Balloon {
+struct Balloon {
     amount_mib: u32,
     deflate_on_oom: bool,
     /// Seconds; 0 for none.
@@ -168,7 +168,7 @@ pub(super) struct Balloon {
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(super) struct MmdsConfig {
+struct MmdsConfig {
     network_interfaces: Vec<String>,
     version: Option<Version>,
     ipv4_address: Option<String>,
@@ -177,7 +177,7 @@ pub(super) struct MmdsConfig {
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(super) struct Logger {
+struct Logger {
     log_path: Option<PathBuf>,
     level: Option<String>,
     /// Each line has its level, whether it is asked for or not.
@@ -189,7 +189,7 @@ pub(super) struct Logger {
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(super) struct Console {
+struct Console {
     /// Firecracker's only key of a serial port: a file instead of the terminal.
     serial_out_path: Option<PathBuf>,
     #[serde(default)]

@@ -1,6 +1,7 @@
 //! One section of a configuration by itself, as a request brings it: the body of a request is the value that
 //! stands behind the section's key in a file.
 
+use serde::de::IgnoredAny;
 use serde_json::{Map, Value};
 
 use super::{FileError, keys, parse_json};
@@ -45,19 +46,14 @@ impl Change {
     /// # Errors
     /// [`FileError`], with places relative to the section.
     pub fn parse(section: Section, text: &[u8]) -> Result<Self, FileError> {
-        let mut root = keys::Root::default();
-        match section {
-            Section::BootSource => root.boot_source = Some(parse_json(text)?),
-            Section::MachineConfig => root.machine_config = Some(parse_json(text)?),
-            Section::CpuConfig => root.cpu_config = Some(parse_json(text)?),
-            Section::Drive => root.drives = Some(vec![parse_json(text)?]),
-            Section::NetworkInterface => root.network_interfaces = Some(vec![parse_json(text)?]),
-            Section::Vsock => root.vsock = Some(parse_json(text)?),
-            Section::Balloon => root.balloon = Some(parse_json(text)?),
-            Section::Entropy => root.entropy = Some(parse_json(text)?),
-            Section::Serial => root.serial = Some(parse_json(text)?),
-            Section::Logger => root.logger = Some(parse_json(text)?),
-        }
+        let (key, is_list) = section.place();
+        let (open, close) = if is_list { ("[", "]") } else { ("", "") };
+        // One value and nothing after it, so that what is put around it means what it says.
+        parse_json::<IgnoredAny>(text)?;
+        let before = format!("{{\"{key}\":{open}");
+        let whole = [before.as_bytes(), text, close.as_bytes(), b"}"].concat();
+        let root: keys::Root =
+            parse_json(&whole).map_err(|error| moved(error, before.len(), section))?;
         let said = root.into_config().map_err(|error| relative(error, section))?;
         Ok(Self { section, said })
     }
@@ -136,21 +132,44 @@ fn replace<T>(all: &mut Vec<T>, new: Vec<T>, id: impl Fn(&T) -> Option<&str>) {
     }
 }
 
+impl Section {
+    /// The key that it has in a file, and whether that is the key of a list of such.
+    fn place(self) -> (&'static str, bool) {
+        match self {
+            Self::BootSource => ("boot-source", false),
+            Self::MachineConfig => ("machine-config", false),
+            Self::CpuConfig => ("cpu-config", false),
+            Self::Drive => ("drives", true),
+            Self::NetworkInterface => ("network-interfaces", true),
+            Self::Vsock => ("vsock", false),
+            Self::Balloon => ("balloon", false),
+            Self::Entropy => ("entropy", false),
+            Self::Serial => ("serial", false),
+            Self::Logger => ("logger", false),
+        }
+    }
+
+    /// The place in a file of what an error is about.
+    fn prefix(self) -> String {
+        let (key, is_list) = self.place();
+        format!("{key}{}", if is_list { "[0]" } else { "" })
+    }
+}
+
+/// An error in the text that was made around a section's, told of the section's own.
+fn moved(error: FileError, before: usize, section: Section) -> FileError {
+    let FileError::Shape { line, column, what } = error else { return error };
+    let column = if line == 1 { column.saturating_sub(before) } else { column };
+    let prefix = section.prefix();
+    let inner = what.strip_prefix(&prefix).map(|rest| rest.trim_start_matches(['.', ':', ' ']));
+    let what = inner.map_or_else(|| what.clone(), str::to_owned);
+    FileError::Shape { line, column, what }
+}
+
 /// Takes the section's place out of an error's: there is only one.
 fn relative(error: FileError, section: Section) -> FileError {
-    let prefix = match section {
-        Section::BootSource => "boot-source",
-        Section::MachineConfig => "machine-config",
-        Section::CpuConfig => "cpu-config",
-        Section::Drive => "drives[0]",
-        Section::NetworkInterface => "network-interfaces[0]",
-        Section::Vsock => "vsock",
-        Section::Balloon => "balloon",
-        Section::Entropy => "entropy",
-        Section::Serial => "serial",
-        Section::Logger => "logger",
-    };
-    let cut = |key: String| match key.strip_prefix(prefix).and_then(|it| it.strip_prefix('.')) {
+    let prefix = section.prefix();
+    let cut = |key: String| match key.strip_prefix(&prefix).and_then(|it| it.strip_prefix('.')) {
         Some(rest) => rest.to_owned(),
         None => key.trim_end_matches("[0]").to_owned(),
     };
