@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 
 use harness::artifacts;
 use harness::count::Calls;
@@ -11,6 +11,7 @@ use crate::bench::Bench;
 use crate::contender::{Contender, Machine};
 use crate::device::{self, Job};
 use crate::guest::Guest;
+use crate::interrupt;
 use crate::stats::Samples;
 use crate::table::{Outcome, Row, Unit};
 
@@ -107,7 +108,8 @@ fn instructions(contender: &Contender, machine: &Machine) -> Outcome {
     // The C library looks through the environment, at some hundred instructions for each variable.
     append(&mut command, &contender.command(machine)).env_clear();
     command.env("PATH", std::env::var_os("PATH").unwrap_or_default()).stdin(Stdio::null());
-    let output = command.output().map_err(|e| format!("valgrind: {e}"))?;
+    let child = interrupt::spawn(command.stdout(Stdio::null()).stderr(Stdio::piped()));
+    let output = child.and_then(Child::wait_with_output).map_err(|e| format!("valgrind: {e}"))?;
     let said = String::from_utf8_lossy(&output.stderr);
     let collected = said.lines().find_map(|line| line.split_once("Collected : "));
     let number = collected.and_then(|(_, number)| number.trim().parse().ok());

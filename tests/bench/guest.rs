@@ -5,6 +5,8 @@ use std::os::fd::AsRawFd;
 use std::process::{Child, ChildStdin, ChildStdout, Stdio};
 use std::time::{Duration, Instant};
 
+use crate::interrupt;
+
 /// How long a guest may keep silent. It is no measure: only a contender that failed waits that long.
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -21,7 +23,8 @@ impl Guest {
     pub fn run(command: &mut std::process::Command) -> Result<Self, String> {
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let started = Instant::now();
-        let mut child = command.spawn().map_err(|e| format!("{:?}: {e}", command.get_program()))?;
+        let spawned = interrupt::spawn(command);
+        let mut child = spawned.map_err(|e| format!("{:?}: {e}", command.get_program()))?;
         match (child.stdout.take(), child.stdin.take()) {
             (Some(output), Some(input)) => Ok(Self { child, output, input, started }),
             _ => unreachable!("both are pipes"),

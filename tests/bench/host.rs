@@ -43,6 +43,7 @@ static TICKS_PER_SECOND: LazyLock<f64> = LazyLock::new(|| {
 });
 
 /// Puts this process and what it starts before others, where the user may: all contenders alike. Ends on drop.
+#[derive(Clone)]
 pub struct Haste {
     /// Nice value of the session, which schedulers with autogroups look at instead (sched(7)).
     session: Option<String>,

@@ -11,6 +11,7 @@ mod flood;
 mod frame;
 mod guest;
 mod host;
+mod interrupt;
 mod memory;
 mod start;
 mod stats;
@@ -40,13 +41,15 @@ const GROUPS: &[Group] = &[
 const UNREST: f64 = 2.0;
 
 fn main() -> ExitCode {
-    let _haste = host::Haste::new();
+    let haste = host::Haste::new();
+    interrupt::handle(haste.clone());
     let outcome = options().and_then(|options| match bench::missing() {
         Some(reason) => Err(reason),
         // Taps live and die with the thread's network.
         None if network::missing().is_none() => Ok(network::in_own_network(move || run(options))),
         None => Ok(run(options)),
     });
+    artifacts::clean_up();
     match outcome {
         Ok(rows) => {
             print_summary(&rows);
@@ -84,6 +87,7 @@ fn options() -> Result<Options, String> {
 
 fn run(options: Options) -> Vec<Row> {
     let bench = Bench::new(options.rounds, options.only, options.peers);
+    interrupt::remove(bench.scratch.path());
     let mut rows = Vec::new();
     for (name, measure) in GROUPS {
         let new = measure(&bench);
