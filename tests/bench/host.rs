@@ -7,8 +7,6 @@ use std::sync::LazyLock;
 use std::thread;
 use std::time::{Duration, Instant};
 
-const AUTOGROUP: &str = "/proc/self/autogroup";
-
 /// The machine, in lines of Markdown.
 pub fn description(vmm: &Path) -> String {
     let facts = [
@@ -42,33 +40,12 @@ static TICKS_PER_SECOND: LazyLock<f64> = LazyLock::new(|| {
     (last_ticks - first_ticks) as f64 / (last - first).as_secs_f64()
 });
 
-/// Puts this process and what it starts before others, where the user may: all contenders alike. Ends on drop.
-#[derive(Clone)]
-pub struct Haste {
-    /// Nice value of the session, which schedulers with autogroups look at instead (sched(7)).
-    session: Option<String>,
-}
-
-impl Haste {
-    /// The highest priority below real time. Without the right to it, everything is measured at that of the user.
-    pub fn new() -> Self {
-        const FIRST: libc::c_int = -20;
-        // SAFETY: takes numbers.
-        unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, FIRST) };
-        // "/autogroup-N nice V"
-        let session = read(AUTOGROUP).split_whitespace().nth(2).map(str::to_owned);
-        let is_set = fs::write(AUTOGROUP, FIRST.to_string()).is_ok();
-        Self { session: session.filter(|_| is_set) }
-    }
-}
-
-impl Drop for Haste {
-    fn drop(&mut self) {
-        if let Some(nice) = &self.session {
-            // It was written before.
-            let _ = fs::write(AUTOGROUP, nice);
-        }
-    }
+/// Puts this thread and what it starts before everything else on the host, all contenders alike: real time, in turns.
+/// Without the right to it, they run as the user's other programs do.
+pub fn hurry() {
+    let lowest = libc::sched_param { sched_priority: 1 };
+    // SAFETY: reads a sched_param.
+    unsafe { libc::sched_setscheduler(0, libc::SCHED_RR, &raw const lowest) };
 }
 
 fn processor() -> String {

@@ -15,9 +15,9 @@ use harness::artifacts;
 static STARTING: Mutex<()> = Mutex::new(());
 static FILES: OnceLock<PathBuf> = OnceLock::new();
 
-/// From now on, SIGINT and SIGTERM end this process in an orderly way, with `held` dropped. To be called before there are
-/// other threads, which would take the signals else.
-pub fn handle(held: impl Send + 'static) {
+/// From now on, SIGINT and SIGTERM end this process in an orderly way. To be called before there are other threads, which
+/// would take the signals else.
+pub fn handle() {
     // SAFETY: zeros are memory for a set, which the next call fills.
     let mut signals: libc::sigset_t = unsafe { mem::zeroed() };
     // SAFETY: a set to fill.
@@ -34,7 +34,6 @@ pub fn handle(held: impl Send + 'static) {
         unsafe { libc::sigwait(&raw const signals, &raw mut signal) };
         let _nobody_starts = STARTING.lock().unwrap_or_else(PoisonError::into_inner);
         kill_children(Path::new("/proc/self/task"));
-        drop(held);
         artifacts::clean_up();
         if let Some(files) = FILES.get() {
             // Nobody is left to be told.

@@ -41,8 +41,8 @@ const GROUPS: &[Group] = &[
 const UNREST: f64 = 2.0;
 
 fn main() -> ExitCode {
-    let haste = host::Haste::new();
-    interrupt::handle(haste.clone());
+    interrupt::handle();
+    host::hurry();
     let outcome = options().and_then(|options| match bench::missing() {
         Some(reason) => Err(reason),
         // Taps live and die with the thread's network.
