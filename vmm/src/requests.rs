@@ -47,10 +47,8 @@ pub enum Command {
         /// Limits of what it sends.
         tx: RateLimiter,
     },
-    /// Something about the balloon of a running machine.
-    Balloon(BalloonCommand),
-    /// Something about what the guest is told.
-    Metadata(MetadataCommand),
+    /// Change how much memory the balloon takes, in MiB.
+    ChangeBalloon(u32),
     /// Press its power button.
     PowerButton,
     /// Press its power button, and end it if that has no effect in time.
@@ -70,37 +68,6 @@ pub enum Command {
     ShowBalloon,
 }
 
-/// Something about the balloon.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum BalloonCommand {
-    /// Change how much memory it takes, in MiB.
-    Resize(u32),
-    /// Tell what the guest says of its memory.
-    ShowStatistics,
-    /// Ask the guest for that at other intervals; zero means never.
-    Poll(Duration),
-    /// Have the guest name its free pages, and let it use them again at the end or when that is told.
-    StartHinting {
-        /// At the end.
-        acknowledge: bool,
-    },
-    /// Let the guest use all its pages again.
-    StopHinting,
-    /// Tell how far that has come.
-    ShowHinting,
-}
-
-/// Something about the metadata.
-#[derive(Debug, Clone, PartialEq)]
-pub enum MetadataCommand {
-    /// Tell all.
-    Show,
-    /// Replace all.
-    Put(Value),
-    /// Merge this in.
-    Patch(Value),
-}
-
 impl Command {
     /// When it makes sense.
     #[must_use]
@@ -111,15 +78,11 @@ impl Command {
             | Self::Resume
             | Self::ChangeDisk { .. }
             | Self::ChangeNet { .. }
-            | Self::Balloon(_)
+            | Self::ChangeBalloon(_)
             | Self::PowerButton
             | Self::Stop { .. }
             | Self::Reset => When::AfterStart,
-            Self::Describe
-            | Self::ShowConfig
-            | Self::ShowMachine
-            | Self::ShowBalloon
-            | Self::Metadata(_) => When::Any,
+            Self::Describe | Self::ShowConfig | Self::ShowMachine | Self::ShowBalloon => When::Any,
         }
     }
 }
@@ -207,15 +170,13 @@ pub enum Code {
     Ended,
     /// The configuration cannot become a machine.
     BadConfiguration,
-    /// The metadata would be larger than they may be.
-    MetadataTooLarge,
     /// The host failed.
     HostFailure,
 }
 
 impl Code {
     /// Every code.
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 15] = [
         Self::MalformedRequest,
         Self::BodyTooLarge,
         Self::RequestTimeout,
@@ -230,7 +191,6 @@ impl Code {
         Self::AfterStart,
         Self::Ended,
         Self::BadConfiguration,
-        Self::MetadataTooLarge,
         Self::HostFailure,
     ];
 
@@ -252,7 +212,6 @@ impl Code {
             Self::AfterStart => "after_start",
             Self::Ended => "ended",
             Self::BadConfiguration => "bad_configuration",
-            Self::MetadataTooLarge => "metadata_too_large",
             Self::HostFailure => "host_failure",
         }
     }
