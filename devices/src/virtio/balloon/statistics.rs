@@ -127,6 +127,8 @@ pub(super) struct Collector {
 
 impl Collector {
     pub(super) fn new(queue: Queue, shared: Arc<Shared>) -> Self {
+        // Linux offers its buffer before it is ready, and its kick is lost then.
+        queue.kick_again();
         Self { queue, chain: Chain::new(), shared, held: None }
     }
 

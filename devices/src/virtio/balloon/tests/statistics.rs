@@ -2,7 +2,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use super::super::{BalloonError, Statistics};
-use super::support::{ALL, Rig, Setup};
+use super::support::{ALL, BUFFER, Rig, Setup};
+use vm_memory::{Bytes, GuestAddress};
 
 const STATISTICS: u32 = 2;
 const QUEUE: usize = 2;
@@ -39,6 +40,18 @@ fn numbers_are_read_by_their_tags() {
     assert_eq!(statistics.free_memory, Some(1004));
     assert_eq!(statistics.hugetlb_failures, Some(1009));
     assert_eq!(statistics.direct_reclaim, Some(1015));
+}
+
+#[test]
+fn a_buffer_offered_before_the_driver_is_ready_is_not_forgotten() {
+    let mut rig = Rig::new(Setup::default(), ALL);
+    rig.running.transport.write_status(0);
+    let bytes = entries(&[(4, 7)]);
+    rig.memory.write_slice(&bytes, GuestAddress(BUFFER)).unwrap();
+    rig.running.queues[QUEUE].add(&[(BUFFER, 10, false)]);
+    rig.running.bring_up(ALL);
+    assert!(rig.running.host.run());
+    assert_eq!(rig.control.statistics().unwrap().free_memory, Some(7));
 }
 
 #[test]
