@@ -2,10 +2,10 @@
 
 use std::fs::File;
 use std::io::{self, Read};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use devices::metadata::{MetadataStore, Service, ServiceOptions, StoreError};
+use devices::metadata::{DEFAULT_SIZE_LIMIT, MetadataStore, Service, ServiceOptions, StoreError};
 
 use crate::config::MetadataPlan;
 
@@ -48,46 +48,41 @@ pub enum MetadataError {
     Random(#[source] io::Error),
 }
 
-/// Starts the service of `plan`.
+/// A store for at most `limit` bytes, with what is in the file at `path`.
 ///
 /// # Errors
 /// [`MetadataError`].
-pub fn open(plan: &MetadataPlan) -> Result<Arc<Service>, MetadataError> {
-    let store = MetadataStore::new(plan.size_limit);
-    if let Some(path) = &plan.path {
+pub fn load(path: Option<&Path>, limit: Option<usize>) -> Result<MetadataStore, MetadataError> {
+    let store = MetadataStore::new(limit.unwrap_or(DEFAULT_SIZE_LIMIT));
+    if let Some(path) = path {
         let mut text = Vec::new();
         File::open(path)
             .and_then(|file| file.take(FILE_MAX).read_to_end(&mut text))
-            .map_err(|source| MetadataError::Read { path: path.clone(), source })?;
+            .map_err(|source| MetadataError::Read { path: path.to_owned(), source })?;
         let value = serde_json::from_slice(&text)
-            .map_err(|source| MetadataError::Syntax { path: path.clone(), source })?;
+            .map_err(|source| MetadataError::Syntax { path: path.to_owned(), source })?;
         store
             .put(value)
-            .map_err(|source| MetadataError::Contents { path: path.clone(), source })?;
+            .map_err(|source| MetadataError::Contents { path: path.to_owned(), source })?;
     }
+    Ok(store)
+}
+
+/// Starts the service of `plan` for what is in `store`.
+///
+/// # Errors
+/// [`MetadataError::Random`].
+pub fn serve(plan: &MetadataPlan, store: MetadataStore) -> Result<Arc<Service>, MetadataError> {
     let options = ServiceOptions { version: plan.version, imds_compat: plan.imds_compat };
     Service::new(options, store).map(Arc::new).map_err(MetadataError::Random)
 }
 
 #[cfg(test)]
 mod tests {
-    use std::net::Ipv4Addr;
-
     use devices::event::chain;
-    use devices::metadata::Version;
 
     use super::*;
     use crate::test_dir::TestDir;
-
-    fn plan(path: Option<PathBuf>) -> MetadataPlan {
-        MetadataPlan {
-            path,
-            version: Version::V1,
-            address: Ipv4Addr::new(169, 254, 169, 254),
-            imds_compat: false,
-            size_limit: 20,
-        }
-    }
 
     #[test]
     fn the_file_is_the_metadata() {
@@ -95,12 +90,12 @@ mod tests {
         let path = dir.path().join("m.json");
         let open = |text: &str| {
             std::fs::write(&path, text).unwrap();
-            open(&plan(Some(path.clone()))).map_err(|error| chain(&error))
+            load(Some(&path), Some(20)).map_err(|error| chain(&error))
         };
         // Spaces do not count.
         let spaces = " ".repeat(100);
         let service = open(&format!("{{ \"a\": {spaces} 1 }}")).unwrap();
-        assert_eq!(service.store().get(), serde_json::json!({ "a": 1 }));
+        assert_eq!(service.get(), serde_json::json!({ "a": 1 }));
         for (text, reason) in [
             ("{", "is not JSON: EOF while parsing an object at line 1 column 1"),
             ("[]", "metadata must be a JSON object"),
@@ -113,8 +108,8 @@ mod tests {
 
     #[test]
     fn a_file_is_not_needed_but_must_be_there_when_it_is_named() {
-        assert!(open(&plan(None)).unwrap().store().get().is_null());
-        let message = chain(&open(&plan(Some("/nowhere".into()))).err().unwrap());
+        assert!(load(None, None).unwrap().get().is_null());
+        let message = chain(&load(Some(Path::new("/nowhere")), None).err().unwrap());
         assert!(message.starts_with("metadata \"/nowhere\" cannot be read: "), "{message}");
     }
 }

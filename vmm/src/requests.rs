@@ -47,8 +47,10 @@ pub enum Command {
         /// Limits of what it sends.
         tx: RateLimiter,
     },
-    /// Change how much memory the balloon takes, in MiB.
-    ChangeBalloon(u32),
+    /// Something about the balloon of a running machine.
+    Balloon(BalloonCommand),
+    /// Something about what the guest is told.
+    Metadata(MetadataCommand),
     /// Press its power button.
     PowerButton,
     /// Press its power button, and end it if that has no effect in time.
@@ -68,6 +70,37 @@ pub enum Command {
     ShowBalloon,
 }
 
+/// Something about the balloon.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum BalloonCommand {
+    /// Change how much memory it takes, in MiB.
+    Resize(u32),
+    /// Tell what the guest says of its memory.
+    ShowStatistics,
+    /// Ask the guest for that at other intervals; zero means never.
+    Poll(Duration),
+    /// Have the guest name its free pages, and let it use them again at the end or when that is told.
+    StartHinting {
+        /// At the end.
+        acknowledge: bool,
+    },
+    /// Let the guest use all its pages again.
+    StopHinting,
+    /// Tell how far that has come.
+    ShowHinting,
+}
+
+/// Something about the metadata.
+#[derive(Debug, Clone, PartialEq)]
+pub enum MetadataCommand {
+    /// Tell all.
+    Show,
+    /// Replace all.
+    Put(Value),
+    /// Merge this in.
+    Patch(Value),
+}
+
 impl Command {
     /// When it makes sense.
     #[must_use]
@@ -78,11 +111,15 @@ impl Command {
             | Self::Resume
             | Self::ChangeDisk { .. }
             | Self::ChangeNet { .. }
-            | Self::ChangeBalloon(_)
+            | Self::Balloon(_)
             | Self::PowerButton
             | Self::Stop { .. }
             | Self::Reset => When::AfterStart,
-            Self::Describe | Self::ShowConfig | Self::ShowMachine | Self::ShowBalloon => When::Any,
+            Self::Describe
+            | Self::ShowConfig
+            | Self::ShowMachine
+            | Self::ShowBalloon
+            | Self::Metadata(_) => When::Any,
         }
     }
 }
@@ -170,13 +207,15 @@ pub enum Code {
     Ended,
     /// The configuration cannot become a machine.
     BadConfiguration,
+    /// The metadata would be larger than they may be.
+    MetadataTooLarge,
     /// The host failed.
     HostFailure,
 }
 
 impl Code {
     /// Every code.
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 16] = [
         Self::MalformedRequest,
         Self::BodyTooLarge,
         Self::RequestTimeout,
@@ -191,6 +230,7 @@ impl Code {
         Self::AfterStart,
         Self::Ended,
         Self::BadConfiguration,
+        Self::MetadataTooLarge,
         Self::HostFailure,
     ];
 
@@ -212,6 +252,7 @@ impl Code {
             Self::AfterStart => "after_start",
             Self::Ended => "ended",
             Self::BadConfiguration => "bad_configuration",
+            Self::MetadataTooLarge => "metadata_too_large",
             Self::HostFailure => "host_failure",
         }
     }

@@ -3,7 +3,9 @@
 //! One [`Session`] per process, on the main thread. It alone acts on the machine; others ask by
 //! [`crate::requests`]. Which request makes sense when is in [`crate::life_cycle`].
 
+mod balloon;
 mod check;
+mod metadata;
 
 use std::collections::BTreeMap;
 use std::io;
@@ -15,14 +17,14 @@ use devices::backend::console::ConsoleError;
 use devices::backend::socket::SocketError;
 use devices::backend::vsock::UnixEndpoint;
 use devices::event::chain;
-use devices::metadata::Service;
+use devices::metadata::{MetadataStore, Service};
 use devices::virtio::net::NetLimits;
 use serde_json::json;
 
 use crate::api::{Api, ApiError, Server};
 use crate::builder::{self, BuildError, Persistent};
 use crate::config::{
-    Change, ConfigError, OnReboot, Plan, RateLimiter, Section, VmConfig, VsockPlan,
+    Change, ConfigError, MetadataPlan, OnReboot, Plan, RateLimiter, Section, VmConfig, VsockPlan,
 };
 use crate::consoles::Consoles;
 use crate::end::{EndReason, Ending};
@@ -33,7 +35,7 @@ use crate::kvm::Flavour;
 use crate::life_cycle::Phase;
 use crate::logger::{self, LogError};
 use crate::memory::mapped;
-use crate::metadata::{self, MetadataError};
+use crate::metadata::{MetadataError, load};
 use crate::requests::{Answer, Code, Command, Inbox, Message, Outbox, Outcome, Refusal};
 use crate::signals::{Signal, Signals};
 use crate::supervisor::{self, PowerSwitch};
@@ -110,7 +112,14 @@ pub struct Ended {
 /// # Errors
 /// [`RunError`] when it cannot be started (or started again).
 pub fn run(launch: Launch) -> Result<Ended, RunError> {
-    let Launch { config, plan, api } = launch;
+    let Launch { mut config, plan, api } = launch;
+    let said = plan.as_ref().and_then(|plan| plan.metadata.as_ref());
+    let (path, limit) = match said {
+        Some(said) => (said.path.clone(), Some(said.size_limit)),
+        // It is read here and now, and need not have a way to the guest yet.
+        None => (config.metadata.path.take(), config.metadata.size_limit),
+    };
+    let metadata = load(path.as_deref(), limit)?;
     let signals = Signals::watch().map_err(host("watch signals"))?;
     install_kick_handler().map_err(host("install the vCPU signal"))?;
     let ending = Ending::new().map_err(host("make an event descriptor"))?;
@@ -120,8 +129,15 @@ pub fn run(launch: Launch) -> Result<Ended, RunError> {
     supervisor::watch(&mut event_loop, signals, outbox.clone(), &ending);
     let server = api.map(|api| Server::start(&api, outbox)).transpose()?;
 
-    let mut session =
-        Session { config, event_loop, ending, power, phase: Phase::NotStarted, life: None };
+    let mut session = Session {
+        config,
+        metadata,
+        event_loop,
+        ending,
+        power,
+        phase: Phase::NotStarted,
+        life: None,
+    };
     if let Some(plan) = plan {
         session.start(plan)?;
     }
@@ -131,6 +147,8 @@ pub fn run(launch: Launch) -> Result<Ended, RunError> {
 
 struct Session {
     config: VmConfig,
+    /// What the guest is told, if it has a way to ask.
+    metadata: MetadataStore,
     event_loop: EventLoop,
     ending: Ending,
     power: PowerSwitch,
@@ -175,7 +193,8 @@ impl Session {
         // Programs of the host may come before there is a guest, and wait for it.
         let listen = |it: &VsockPlan| UnixEndpoint::bind(&it.socket, BTreeMap::new());
         around.vsock = plan.vsock.as_ref().map(listen).transpose()?;
-        around.metadata = plan.metadata.as_ref().map(metadata::open).transpose()?;
+        let serve = |it: &MetadataPlan| crate::metadata::serve(it, self.metadata.clone());
+        around.metadata = plan.metadata.as_ref().map(serve).transpose()?;
         let machine = self.build(plan, around)?;
         if let Some(limit) = plan.timeout {
             let reason = EndReason::Timeout(limit);
@@ -271,7 +290,8 @@ impl Session {
                 self.change_disk(&id, path.as_deref(), limiter)
             }
             Command::ChangeNet { id, rx, tx } => self.change_net(&id, rx, tx),
-            Command::ChangeBalloon(mib) => self.change_balloon(mib),
+            Command::Balloon(command) => self.obey_about_balloon(command),
+            Command::Metadata(command) => metadata::obey(&self.metadata, command),
             Command::PowerButton => {
                 events::emit(Event::PowerButton);
                 let failed = |error: io::Error| Refusal::new(Code::HostFailure, error.to_string());
@@ -306,7 +326,7 @@ impl Session {
         check::files(change.said())?;
         let section = change.section();
         let mut config = self.config.clone();
-        change.put_into(&mut config);
+        change.put_into(&mut config).map_err(|_| check::no_card())?;
         check::plan(&config)?;
         if section == Section::Logger {
             let failed = |error: LogError| Refusal::new(Code::BadConfiguration, chain(&error));
@@ -398,19 +418,6 @@ impl Session {
         let own = own.map(|net| (&mut net.rx_limits, &mut net.tx_limits));
         for (rx, tx) in plans.chain(own) {
             (*rx, *tx) = (limits.rx, limits.tx);
-        }
-        Ok(Answer::Done)
-    }
-
-    /// The same for the size of the balloon.
-    fn change_balloon(&mut self, mib: u32) -> Outcome {
-        let Some(life) = &mut self.life else { return Ok(Answer::Done) };
-        let control = life.machine.controls().balloon().ok_or_else(check::no_balloon)?;
-        let failed = |error| Refusal::new(Code::BadConfiguration, chain(&error));
-        control.set_target(mib).map_err(failed)?;
-        if let (Some(plan), Some(own)) = (&mut life.plan.balloon, &mut self.config.balloon) {
-            plan.size_mib = mib;
-            own.size_bytes = u64::from(mib) << 20;
         }
         Ok(Answer::Done)
     }

@@ -6,10 +6,10 @@ use std::os::fd::AsRawFd;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixListener;
 use std::thread;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use harness::api::{Api, Connection};
-use harness::virtio::{Answer, Descriptor, Device, Kind, Queue};
+use harness::virtio::{Answer, Descriptor, Device, Kind, Queue, register};
 use harness::{Machine, Need, Puppet, Scratch, Vmm, artifacts, openapi, patience};
 use serde_json::{Value, json};
 
@@ -26,6 +26,8 @@ crate::suite::tests! { "bare::api" needs &[Need::Kvm];
     events_on_a_descriptor,
     the_power_button_and_the_end_of_patience,
     the_balloon_has_another_size,
+    statistics_and_hints_of_the_balloon,
+    metadata_before_and_after_the_start,
     a_disk_changes_while_the_guest_reads_it,
     pauses_under_load_lose_nothing,
     reset_keeps_the_machine_and_forgets_its_memory,
@@ -250,8 +252,11 @@ fn refusals_leave_everything_as_it_was() {
             "bad_configuration",
         ),
         ("GET", "/balloon", Value::Null, "unknown_device"),
-        ("GET", "/balloon/statistics", Value::Null, "unsupported"),
-        ("PUT", "/mmds/config", json!({}), "unsupported"),
+        ("GET", "/balloon/statistics", Value::Null, "before_start"),
+        ("PUT", "/mmds/config", json!({}), "malformed_body"),
+        ("PUT", "/mmds/config", json!({"network_interfaces": ["n"]}), "unknown_device"),
+        ("PATCH", "/mmds", json!({"a": 1}), "bad_value"),
+        ("PUT", "/mmds", json!([1]), "bad_value"),
         ("PUT", "/snapshot/load", json!({}), "unsupported"),
         ("GET", "/nothing", Value::Null, "unknown_endpoint"),
     ] {
@@ -688,6 +693,88 @@ fn the_balloon_has_another_size() {
     let too_much = json!({"amount_mib": 5000}).to_string();
     api.request("PATCH", "/balloon", &too_much).refused("bad_configuration");
     assert_eq!(api.get("/vm/config")["balloon"], api.get("/balloon"));
+    end(machine);
+}
+
+fn statistics_and_hints_of_the_balloon() {
+    const STATS_VQ: u64 = 1 << 1;
+    const FREE_PAGE_HINT: u64 = 1 << 3;
+    let scratch = Scratch::new();
+    let vmm = Vmm::puppet("").arg("--api-sock").arg(scratch.join("api.sock"));
+    let puppet = Puppet::start(vmm.args(["--rng", "off", "--balloon", "2M,stats=3600s,hinting"]));
+    let api = Api::at(&scratch.join("api.sock"));
+    let sizes = json!({"target_pages": 512, "actual_pages": 0, "target_mib": 2, "actual_mib": 0});
+    assert_eq!(api.get("/balloon/statistics"), sizes);
+    api.request("PATCH", "/balloon/hinting/start", "").refused("bad_configuration");
+
+    let device = Device::find(&puppet, Kind::Balloon);
+    device.negotiate(STATS_VQ | FREE_PAGE_HINT);
+    let (_inflate, _deflate) = (device.queue(0), device.queue(1));
+    let (mut statistics, mut hints) = (device.queue(2), device.queue(3));
+    device.driver_ok();
+    // Free memory, by its tag.
+    puppet.store(statistics.buffer(0), &[4, 0, 0x39, 0x30, 0, 0, 0, 0, 0, 0]);
+    statistics.describe(&[Descriptor::readable(statistics.buffer(0), 10)]);
+    statistics.offer(0);
+    statistics.kick();
+    puppet.sync();
+    let deadline = Instant::now() + patience();
+    while api.get("/balloon/statistics").get("free_memory") != Some(&json!(12345)) {
+        assert!(Instant::now() < deadline, "{}", api.get("/balloon/statistics"));
+        thread::sleep(Duration::from_millis(1));
+    }
+    assert_eq!(statistics.used_index(), 0, "nobody asks for an hour");
+    let off = json!({"stats_polling_interval_s": 0}).to_string();
+    api.request("PATCH", "/balloon/statistics", &off).refused("bad_value");
+    api.patch("/balloon/statistics", &json!({"stats_polling_interval_s": 1}));
+    assert_eq!(api.get("/balloon")["stats_polling_interval_s"], 1);
+    assert_eq!(statistics.answer(), Answer::Used(0, 0));
+
+    let status = "/balloon/hinting/status";
+    api.patch("/balloon/hinting/start", &json!({"acknowledge_on_stop": false}));
+    assert_eq!(api.get(status), json!({"host_cmd": 2, "guest_cmd": null}));
+    assert_eq!(device.get(register::CONFIG + 8), 2);
+    puppet.write(4, hints.buffer(0), 2);
+    let chain = [Descriptor::readable(hints.buffer(0), 4)];
+    assert_eq!(hints.request(&chain), Answer::Used(0, 0));
+    assert_eq!(api.get(status), json!({"host_cmd": 2, "guest_cmd": 2}));
+    api.request("PATCH", "/balloon/hinting/stop", "").expect(204);
+    assert_eq!(device.get(register::CONFIG + 8), 1);
+    puppet.finish();
+}
+
+fn metadata_before_and_after_the_start() {
+    let scratch = Scratch::new();
+    let file = scratch.file("m.json", r#"{"a": {"b": 1}}"#);
+    let file = file.display().to_string();
+    let options = ["--metadata", &file, "--mmds-size-limit", "40"];
+    let (mut machine, api) = bare(&scratch, &options);
+    assert_eq!(api.get("/mmds"), json!({"a": {"b": 1}}));
+    api.patch("/mmds", &json!({"a": {"b": null, "c": "d"}}));
+    api.put("/network-interfaces/n", &json!({"iface_id": "n", "host_dev_name": "no-such-tap"}));
+    let config =
+        json!({"network_interfaces": ["n"], "version": "V2", "ipv4_address": "169.254.1.1"});
+    api.put("/mmds/config", &config);
+    let shown = api.get("/vm/config");
+    assert_eq!(shown["mmds-config"]["version"], "V2");
+    assert_eq!(shown["mmds-config"]["network_interfaces"], json!(["n"]));
+    machine.kill();
+    std::fs::remove_file(scratch.join("api.sock")).unwrap();
+
+    let (new, api) = bare(&scratch, &options);
+    machine = new;
+    start(&mut machine, &api);
+    api.patch("/mmds", &json!({"x": [1, 2]}));
+    assert_eq!(api.get("/mmds"), json!({"a": {"b": 1}, "x": [1, 2]}));
+    let long = json!({"y": "0123456789012345678901234567890123456789"}).to_string();
+    for method in ["PUT", "PATCH"] {
+        let reply = api.request(method, "/mmds", &long);
+        assert_eq!((reply.status, &reply.body["code"]), (413, &json!("metadata_too_large")));
+    }
+    assert_eq!(api.get("/mmds"), json!({"a": {"b": 1}, "x": [1, 2]}));
+    let late = api.request("PUT", "/mmds/config", &config.to_string());
+    late.refused("after_start");
+    api.put("/mmds", &json!({}));
     end(machine);
 }
 

@@ -3,7 +3,9 @@
 use std::thread;
 use std::time::{Duration, Instant};
 
-use harness::{Machine, Need, Vmm, artifacts, patience};
+use harness::api::Api;
+use harness::{Machine, Need, Scratch, Vmm, artifacts, patience};
+use serde_json::json;
 
 crate::suite::tests! { "linux::balloon" needs &[Need::LinuxKvm, Need::Guest];
     freed_memory_returns_to_the_host,
@@ -13,10 +15,14 @@ crate::suite::tests! { "linux::balloon" needs &[Need::LinuxKvm, Need::Guest];
 
 const MIB: u64 = 1 << 20;
 
-fn guest(memory: &str, balloon: &str) -> Machine {
+fn linux(memory: &str, balloon: &str) -> Vmm {
     let vmm = Vmm::new().kernel(artifacts::guest("bzImage")).arg("--initrd");
     let vmm = vmm.arg(artifacts::guest("initramfs.cpio"));
-    vmm.args(["--memory", memory, "--balloon", balloon]).spawn().booted()
+    vmm.args(["--memory", memory, "--balloon", balloon])
+}
+
+fn guest(memory: &str, balloon: &str) -> Machine {
+    linux(memory, balloon).spawn().booted()
 }
 
 /// Looks until `is_done`; `what` is for whoever waits in vain.
@@ -51,8 +57,31 @@ fn freed_memory_returns_to_the_host() {
 }
 
 fn the_guest_gives_up_what_it_is_asked_for() {
-    let mut guest = guest("192M", "64M,stats=1s");
-    wait_until("64 of 192 MiB are gone", || total_kib(&mut guest) < 128 * 1024);
+    let asked = 96 * MIB;
+    let scratch = Scratch::new();
+    let vmm = linux("192M", "0,stats=1s").arg("--api-sock").arg(scratch.join("api.sock"));
+    let mut guest = vmm.spawn().booted();
+    let api = Api::at(&scratch.join("api.sock"));
+    // Nearly every page was in use once, so that what the balloon takes is there to be given back.
+    guest.shell("mount -t tmpfs -o size=100% none /mnt");
+    guest.shell("dd if=/dev/zero of=/mnt/file bs=1M count=148 2>/dev/null; rm /mnt/file");
+    let full = guest.guest_memory(192 * MIB);
+    let total = total_kib(&mut guest);
+    api.patch("/balloon", &json!({ "amount_mib": asked / MIB }));
+    wait_until("the balloon has its size", || {
+        api.get("/balloon/statistics")["actual_mib"] == asked / MIB
+    });
+    let returned = full - guest.guest_memory(192 * MIB);
+    println!("{returned} of {asked} bytes came back");
+    assert!(returned >= asked / 10 * 9, "{returned} of {asked} bytes came back");
+    assert_eq!((total - total_kib(&mut guest)) << 10, asked);
+    wait_until("the guest says how much it has", || {
+        api.get("/balloon/statistics")["total_memory"].as_u64().is_some_and(|all| all < 100 * MIB)
+    });
+    // What the guest gets back it can use.
+    api.patch("/balloon", &json!({ "amount_mib": 0 }));
+    wait_until("the balloon is empty", || api.get("/balloon/statistics")["actual_mib"] == 0);
+    assert_eq!(total_kib(&mut guest), total);
     guest.power_off();
 }
 

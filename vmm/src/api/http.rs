@@ -184,6 +184,8 @@ pub enum Status {
     NoContent,
     /// 400.
     BadRequest,
+    /// 413: more metadata than there may be.
+    TooLarge,
     /// 408: the rest of a request did not come.
     Timeout,
     /// 503: too many clients.
@@ -196,6 +198,7 @@ impl Status {
             Self::Ok => "200 OK",
             Self::NoContent => "204 No Content",
             Self::BadRequest => "400 Bad Request",
+            Self::TooLarge => "413 Payload Too Large",
             Self::Timeout => "408 Request Timeout",
             Self::Unavailable => "503 Service Unavailable",
         }

@@ -13,7 +13,7 @@ use serde_json::{Map, Value, json};
 use super::FIRECRACKER_VERSION;
 use super::http::{Method, Reply, Status};
 use crate::config::{Change, RateLimiter, Section, parse_duration};
-use crate::requests::{Answer, Code, Command, Outcome, Refusal};
+use crate::requests::{Answer, BalloonCommand, Code, Command, MetadataCommand, Outcome, Refusal};
 
 /// What a request asks for.
 #[derive(Debug, PartialEq)]
@@ -30,10 +30,8 @@ pub(super) enum Target {
 
 /// Endpoints of Firecracker that are not here, and why.
 const NOT_HERE: &[(&str, &str)] = &[
-    ("balloon", "only its configuration and its size are"),
     ("hotplug", "memory cannot be added to a running machine"),
     ("metrics", "there are no metrics"),
-    ("mmds", "metadata are given with --metadata"),
     ("pmem", "there is no such device"),
     ("snapshot", "there are no snapshots"),
 ];
@@ -69,7 +67,16 @@ pub(super) fn route(method: Method, path: &str, body: &[u8]) -> Result<Target, R
         }
         (Get, ["balloon"]) => Command::ShowBalloon,
         (Put, ["balloon"]) => configure(Section::Balloon, body, &["amount_mib", "deflate_on_oom"])?,
-        (Patch, ["balloon"]) => Command::ChangeBalloon(read::<BalloonBody>(body)?.amount_mib),
+        (Patch, ["balloon"]) => {
+            Command::Balloon(BalloonCommand::Resize(read::<BalloonBody>(body)?.amount_mib))
+        }
+        (_, ["balloon", rest @ ..]) if let Some(command) = balloon(method, rest, body) => {
+            Command::Balloon(command?)
+        }
+        (Put, ["mmds", "config"]) => configure(Section::Metadata, body, &["network_interfaces"])?,
+        (Get, ["mmds"]) => Command::Metadata(MetadataCommand::Show),
+        (Put, ["mmds"]) => Command::Metadata(MetadataCommand::Put(read(body)?)),
+        (Patch, ["mmds"]) => Command::Metadata(MetadataCommand::Patch(read(body)?)),
         (Put, ["vsock"]) => configure(Section::Vsock, body, &["guest_cid", "uds_path"])?,
         (Put, ["entropy"]) => configure(Section::Entropy, body, &[])?,
         (Put, ["serial"]) => configure(Section::Serial, body, &[])?,
@@ -99,6 +106,9 @@ pub(super) fn reply(outcome: Outcome) -> Reply {
     match outcome {
         Ok(Answer::Done) => Reply::done(),
         Ok(Answer::Value(value)) => Reply::json(Status::Ok, &value),
+        Err(refusal) if refusal.code == Code::MetadataTooLarge => {
+            refuse(Status::TooLarge, &refusal)
+        }
         Err(refusal) => refuse(Status::BadRequest, &refusal),
     }
 }
@@ -173,6 +183,41 @@ fn change_net(id: &str, body: &[u8]) -> Result<Command, Refusal> {
 #[serde(deny_unknown_fields)]
 struct BalloonBody {
     amount_mib: u32,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct PollingBody {
+    /// Seconds; 0 for never.
+    stats_polling_interval_s: u16,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields)]
+struct HintingBody {
+    acknowledge_on_stop: Option<bool>,
+}
+
+/// What is below `/balloon`.
+fn balloon(method: Method, path: &[&str], body: &[u8]) -> Option<Result<BalloonCommand, Refusal>> {
+    use Method::{Get, Patch};
+    Some(Ok(match (method, path) {
+        (Get, ["statistics"]) => BalloonCommand::ShowStatistics,
+        (Patch, ["statistics"]) => {
+            let seconds = read(body).map(|it: PollingBody| it.stats_polling_interval_s.into());
+            return Some(seconds.map(|it| BalloonCommand::Poll(Duration::from_secs(it))));
+        }
+        (Patch, ["hinting", "start"]) => {
+            // A body is not needed.
+            let given = if body.is_empty() { Ok(HintingBody::default()) } else { read(body) };
+            return Some(given.map(|it| BalloonCommand::StartHinting {
+                acknowledge: it.acknowledge_on_stop.unwrap_or(true),
+            }));
+        }
+        (Patch, ["hinting", "stop"]) => BalloonCommand::StopHinting,
+        (Get, ["hinting", "status"]) => BalloonCommand::ShowHinting,
+        _ => return None,
+    }))
 }
 
 fn same_id(path: &str, body: &str) -> Result<(), Refusal> {

@@ -178,6 +178,23 @@ impl VmConfig {
         Ok(())
     }
 
+    /// The guest reaches the metadata service by the cards called `ids` and by no others.
+    ///
+    /// # Errors
+    /// The index of the first of `ids` that no card has; nothing is changed then.
+    pub(crate) fn give_metadata_to(&mut self, ids: &[String]) -> Result<(), usize> {
+        let has = |id: &String| self.nets.iter().any(|net| net.id.as_ref() == Some(id));
+        match ids.iter().position(|id| !has(id)) {
+            Some(unknown) => Err(unknown),
+            None => {
+                for net in &mut self.nets {
+                    net.metadata = net.id.as_ref().is_some_and(|id| ids.contains(id));
+                }
+                Ok(())
+            }
+        }
+    }
+
     /// This configuration with what `over` says: its values replace, its lists are appended.
     #[must_use]
     pub fn overridden_by(self, over: Self) -> Self {

@@ -57,6 +57,13 @@ pub(super) fn unknown(kind: &str, id: &str) -> Refusal {
     Refusal::new(Code::UnknownDevice, format!("there is no {kind} {id:?}"))
 }
 
+/// The metadata service is to be on a card that is not there; the words are Firecracker's.
+pub(super) fn no_card() -> Refusal {
+    let message = "The list of network interface IDs provided contains at least one ID that does not correspond to \
+                   any existing network interface.";
+    Refusal::new(Code::UnknownDevice, message)
+}
+
 /// There is no balloon.
 pub(super) fn no_balloon() -> Refusal {
     Refusal::new(Code::UnknownDevice, "there is no balloon")

@@ -99,10 +99,9 @@ fn values_that_cannot_be_and_things_that_are_not_here() {
             r#"{"vcpu_count": 1, "mem_size_mib": 64, "cpu_template": "T2"}"#,
             Code::Unsupported,
         ),
-        (Put, "/balloon/hinting/start", "{}", Code::Unsupported),
-        (Get, "/balloon/statistics", "", Code::Unsupported),
-        (Patch, "/mmds", "{}", Code::Unsupported),
-        (Put, "/mmds/config", "{}", Code::Unsupported),
+        (Put, "/balloon/hinting/start", "{}", Code::UnknownEndpoint),
+        (Get, "/balloon/nothing", "", Code::UnknownEndpoint),
+        (Get, "/mmds/config", "", Code::UnknownEndpoint),
         (Put, "/snapshot/create", "{}", Code::Unsupported),
         (Put, "/pmem/p", "{}", Code::Unsupported),
         (Delete, "/drives/d", "", Code::Unsupported),
@@ -132,7 +131,10 @@ fn a_device_has_one_name() {
     };
     assert_eq!(command(Patch, "/drives/a", patch), expected);
     assert_eq!(refusal(Patch, "/drives/b", patch).0, Code::IdMismatch);
-    assert_eq!(command(Patch, "/balloon", r#"{"amount_mib": 5}"#), Command::ChangeBalloon(5));
+    assert_eq!(
+        command(Patch, "/balloon", r#"{"amount_mib": 5}"#),
+        Command::Balloon(BalloonCommand::Resize(5))
+    );
     let net = r#"{"iface_id": "eth0", "host_dev_name": "t"}"#;
     assert_eq!(refusal(Put, "/network-interfaces/eth1", net).0, Code::IdMismatch);
 }
@@ -146,4 +148,41 @@ fn refusals_carry_text_and_code() {
     let refusal = Refusal::new(Code::TooManyConnections, "full");
     let (_, body) = refuse(Status::Unavailable, &refusal).body.unwrap();
     assert!(body.contains(r#""error":"full""#), "{body}");
+}
+
+#[test]
+fn balloon_and_metadata_have_more_than_their_configuration() {
+    let balloon = |method, path: &str, body| match command(method, path, body) {
+        Command::Balloon(command) => command,
+        other => panic!("{other:?}"),
+    };
+    let second = Duration::from_secs(1);
+    let hint = |acknowledge| BalloonCommand::StartHinting { acknowledge };
+    let polling = "/balloon/statistics";
+    assert_eq!(balloon(Get, polling, ""), BalloonCommand::ShowStatistics);
+    let body = r#"{"stats_polling_interval_s": 3}"#;
+    assert_eq!(balloon(Patch, polling, body), BalloonCommand::Poll(3 * second));
+    assert_eq!(balloon(Patch, "/balloon/hinting/start", ""), hint(true));
+    assert_eq!(balloon(Patch, "/balloon/hinting/start", "{}"), hint(true));
+    let body = r#"{"acknowledge_on_stop": false}"#;
+    assert_eq!(balloon(Patch, "/balloon/hinting/start", body), hint(false));
+    assert_eq!(balloon(Patch, "/balloon/hinting/stop", ""), BalloonCommand::StopHinting);
+    assert_eq!(balloon(Get, "/balloon/hinting/status", ""), BalloonCommand::ShowHinting);
+    for (path, body) in [
+        (polling, r#"{"stats_polling_interval_s": 65536}"#),
+        (polling, "{}"),
+        ("/balloon/hinting/start", r#"{"x": 1}"#),
+        ("/mmds", "{"),
+    ] {
+        assert_eq!(refusal(Patch, path, body).0, Code::MalformedBody, "{path}");
+    }
+    let metadata = |method, body| command(method, "/mmds", body);
+    assert_eq!(metadata(Get, ""), Command::Metadata(MetadataCommand::Show));
+    let value = json!({ "a": 1 });
+    let put = Command::Metadata(MetadataCommand::Put(value.clone()));
+    assert_eq!(metadata(Put, r#"{"a": 1}"#), put);
+    let patch = Command::Metadata(MetadataCommand::Patch(value));
+    assert_eq!(metadata(Patch, r#"{"a": 1}"#), patch);
+    let too_large = reply(Err(Refusal::new(Code::MetadataTooLarge, "x")));
+    assert_eq!(too_large.status, Status::TooLarge);
 }

@@ -222,6 +222,11 @@ impl<'de> Deserialize<'de> for Given {
 }
 
 impl Root {
+    /// The metadata service alone: the cards that have it, and the rest.
+    pub(super) fn into_metadata(self) -> Result<(Vec<String>, MetadataConfig), FileError> {
+        self.mmds_config.map_or_else(|| Ok(Default::default()), MmdsConfig::into_parts)
+    }
+
     pub(super) fn into_config(self) -> Result<VmConfig, FileError> {
         self.refuse_unsupported()?;
         let duration = |key: &str, text: Option<String>| {
@@ -415,29 +420,31 @@ impl Balloon {
 
 impl MmdsConfig {
     fn put_into(self, config: &mut VmConfig) -> Result<(), FileError> {
+        let (cards, metadata) = self.into_parts()?;
+        config.metadata = metadata;
+        match config.give_metadata_to(&cards) {
+            Ok(()) => Ok(()),
+            Err(index) => {
+                let key = format!("mmds-config.network_interfaces[{index}]");
+                let what = "none of network-interfaces has this iface_id";
+                Err(FileError::Keys { key, what })
+            }
+        }
+    }
+
+    /// The cards that have the service, and the rest.
+    fn into_parts(self) -> Result<(Vec<String>, MetadataConfig), FileError> {
         let key = |name: &str| format!("mmds-config.{name}");
         if self.network_interfaces.is_empty() {
             let what = "name at least one of network-interfaces by its iface_id";
             return Err(FileError::Keys { key: key("network_interfaces"), what });
         }
-        for (index, id) in self.network_interfaces.iter().enumerate() {
-            let net = config.nets.iter_mut().find(|net| net.id.as_ref() == Some(id));
-            let Some(net) = net else {
-                let key = key(&format!("network_interfaces[{index}]"));
-                let what = "none of network-interfaces has this iface_id";
-                return Err(FileError::Keys { key, what });
-            };
-            net.metadata = true;
-        }
         let address = self.ipv4_address.map(|text| parse_address(&text)).transpose();
         let address = address.map_err(|source| value(key("ipv4_address"), source))?;
-        config.metadata = MetadataConfig {
-            version: self.version,
-            address,
-            imds_compat: self.imds_compat,
-            ..MetadataConfig::default()
-        };
-        Ok(())
+        let (version, imds_compat) = (self.version, self.imds_compat);
+        let metadata =
+            MetadataConfig { version, address, imds_compat, ..MetadataConfig::default() };
+        Ok((self.network_interfaces, metadata))
     }
 }
 

@@ -5,7 +5,7 @@ use serde::de::IgnoredAny;
 use serde_json::{Map, Value};
 
 use super::{FileError, keys, parse_json};
-use crate::config::VmConfig;
+use crate::config::{MetadataConfig, VmConfig};
 
 /// A part of a configuration that is said as a whole.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -24,6 +24,8 @@ pub enum Section {
     Vsock,
     /// `balloon`
     Balloon,
+    /// `mmds-config`
+    Metadata,
     /// `entropy`
     Entropy,
     /// `serial`
@@ -38,6 +40,8 @@ pub struct Change {
     section: Section,
     /// A configuration with nothing but that section.
     said: VmConfig,
+    /// For the metadata service: the cards that have it.
+    cards: Vec<String>,
 }
 
 impl Change {
@@ -54,8 +58,15 @@ impl Change {
         let whole = [before.as_bytes(), text, close.as_bytes(), b"}"].concat();
         let root: keys::Root =
             parse_json(&whole).map_err(|error| moved(error, before.len(), section))?;
-        let said = root.into_config().map_err(|error| relative(error, section))?;
-        Ok(Self { section, said })
+        let relative = |error| relative(error, section);
+        if section == Section::Metadata {
+            // Its cards are said elsewhere.
+            let (cards, metadata) = root.into_metadata().map_err(relative)?;
+            let said = VmConfig { metadata, ..VmConfig::default() };
+            return Ok(Self { section, said, cards });
+        }
+        let said = root.into_config().map_err(relative)?;
+        Ok(Self { section, said, cards: Vec::new() })
     }
 
     /// Reads a `machine-config` that leaves out what is to stay as `config` has it.
@@ -90,7 +101,10 @@ impl Change {
     }
 
     /// Makes `config` say it: a device takes the place of the one of its name.
-    pub fn put_into(self, config: &mut VmConfig) {
+    ///
+    /// # Errors
+    /// The name of a network card that is meant and not there.
+    pub fn put_into(self, config: &mut VmConfig) -> Result<(), String> {
         let said = self.said;
         match self.section {
             Section::BootSource => {
@@ -108,10 +122,23 @@ impl Change {
             Section::CpuConfig => config.cpu_template = said.cpu_template,
             Section::Drive => replace(&mut config.disks, said.disks, |disk| disk.id.as_deref()),
             Section::NetworkInterface => {
-                replace(&mut config.nets, said.nets, |net| net.id.as_deref());
+                let mut nets = said.nets;
+                // The service was given to the name.
+                for net in &mut nets {
+                    net.metadata = config.nets.iter().any(|it| it.id == net.id && it.metadata);
+                }
+                replace(&mut config.nets, nets, |net| net.id.as_deref());
             }
             Section::Vsock => config.vsock = said.vsock,
             Section::Balloon => config.balloon = said.balloon,
+            Section::Metadata => {
+                if let Err(index) = config.give_metadata_to(&self.cards) {
+                    return Err(self.cards.into_iter().nth(index).unwrap_or_default());
+                }
+                let MetadataConfig { version, address, imds_compat, .. } = said.metadata;
+                let old = std::mem::take(&mut config.metadata);
+                config.metadata = MetadataConfig { version, address, imds_compat, ..old };
+            }
             Section::Entropy => config.rng = said.rng,
             Section::Serial => config.serial = said.serial,
             Section::Logger => {
@@ -119,6 +146,7 @@ impl Change {
                 config.level = said.level.or(config.level);
             }
         }
+        Ok(())
     }
 }
 
@@ -143,6 +171,7 @@ impl Section {
             Self::NetworkInterface => ("network-interfaces", true),
             Self::Vsock => ("vsock", false),
             Self::Balloon => ("balloon", false),
+            Self::Metadata => ("mmds-config", false),
             Self::Entropy => ("entropy", false),
             Self::Serial => ("serial", false),
             Self::Logger => ("logger", false),

@@ -1,7 +1,7 @@
 use crate::config::{Change, ConsoleTarget, Plan, Section, VmConfig};
 
 fn put(config: &mut VmConfig, section: Section, text: &str) {
-    Change::parse(section, text.as_bytes()).unwrap().put_into(config);
+    Change::parse(section, text.as_bytes()).unwrap().put_into(config).unwrap();
 }
 
 /// The same machine said in three ways.
@@ -112,7 +112,7 @@ fn part_of_a_machine_changes_and_the_rest_stays() {
         (r#"{"smt": false}"#, (2, 128, false)),
     ] {
         let patch = serde_json::from_str(patch).unwrap();
-        Change::of_machine(&patch, &config).unwrap().put_into(&mut config);
+        Change::of_machine(&patch, &config).unwrap().put_into(&mut config).unwrap();
         let machine = config.machine_to_json();
         let (cpus, memory, smt) = expected;
         assert_eq!(
@@ -166,4 +166,28 @@ fn mistakes_name_the_key_without_the_section() {
         let error = Change::parse(section, text.as_bytes()).unwrap_err();
         assert_eq!(error.to_string(), message, "{section:?} {text}");
     }
+}
+
+#[test]
+fn the_metadata_service_is_given_to_cards_by_name() {
+    let mut config = VmConfig::default();
+    config.metadata.path = Some("m.json".into());
+    let card = |id| format!("{{\"iface_id\": \"{id}\", \"host_dev_name\": \"t{id}\"}}");
+    put(&mut config, Section::NetworkInterface, &card("a"));
+    put(&mut config, Section::NetworkInterface, &card("b"));
+    let has = |config: &VmConfig| config.nets.iter().map(|net| net.metadata).collect::<Vec<_>>();
+    put(&mut config, Section::Metadata, r#"{"network_interfaces": ["a"], "version": "V2"}"#);
+    assert_eq!(has(&config), [true, false]);
+    assert_eq!(config.metadata.version, Some(devices::metadata::Version::V2));
+    assert_eq!(config.metadata.path, Some("m.json".into()), "is said elsewhere");
+    // Said again, it is all that is said; a card that is said again keeps it.
+    put(&mut config, Section::Metadata, r#"{"network_interfaces": ["b"]}"#);
+    put(&mut config, Section::NetworkInterface, &card("b"));
+    assert_eq!((has(&config), config.metadata.version), (vec![false, true], None));
+    let before = config.clone();
+    let change = Change::parse(Section::Metadata, br#"{"network_interfaces": ["b", "c"]}"#);
+    assert_eq!(change.unwrap().put_into(&mut config), Err("c".to_owned()));
+    assert_eq!(config, before);
+    let error = Change::parse(Section::Metadata, br#"{"network_interfaces": []}"#).unwrap_err();
+    assert!(error.to_string().starts_with("network_interfaces: name at least one"), "{error}");
 }
