@@ -3,18 +3,36 @@
 use harness::Need;
 use libtest_mimic::{Completion, Trial};
 
+/// What a test found out that did not fail.
+pub trait Outcome {
+    /// In the words of the runner.
+    fn completion(self) -> Completion;
+}
+
+impl Outcome for () {
+    fn completion(self) -> Completion {
+        Completion::Completed
+    }
+}
+
+/// A test that may find only half-way that it cannot do its work here; the error says why.
+impl Outcome for Result<(), String> {
+    fn completion(self) -> Completion {
+        self.map_or_else(Completion::ignored_with, Outcome::completion)
+    }
+}
+
 /// A test that fails by panicking and is ignored where a need is not met.
-pub fn trial(
+pub fn trial<O: Outcome>(
     name: impl Into<String>,
     needs: &'static [Need],
-    test: impl FnOnce() + Send + 'static,
+    test: impl FnOnce() -> O + Send + 'static,
 ) -> Trial {
     Trial::ignorable_test(name, move || {
         if let Some(reason) = needs.iter().find_map(|need| need.missing()) {
             return Ok(Completion::ignored_with(reason));
         }
-        test();
-        Ok(Completion::Completed)
+        Ok(test().completion())
     })
 }
 

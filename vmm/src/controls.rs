@@ -1,6 +1,6 @@
 //! What can be changed about the devices of a machine that runs, by the names that the user gave them.
 //!
-//! A change holds until the machine is built again: then the plan decides.
+//! A change made here holds for this machine. Whoever makes it writes it into the plan too, so that it outlives a reboot.
 
 use devices::metadata::MetadataStore;
 use devices::virtio::balloon::BalloonControl;

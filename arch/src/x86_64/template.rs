@@ -5,6 +5,7 @@
 //! template says. Reading templates from files is not done here.
 
 use std::fmt;
+use std::ops::{BitAnd, BitOr, Not};
 use std::str::FromStr;
 
 use thiserror::Error;
@@ -18,7 +19,7 @@ pub struct CpuTemplate {
     pub capabilities: Vec<u32>,
     /// Changes to CPUID.
     pub cpuid: Vec<CpuidModifier>,
-    /// Changes to model-specific registers.
+    /// Changes to model-specific registers, made in this order.
     pub msrs: Vec<MsrModifier>,
 }
 
@@ -29,7 +30,7 @@ pub struct CpuidModifier {
     pub leaf: u32,
     /// Subleaf: ECX of the query.
     pub subleaf: u32,
-    /// The registers, each at most once.
+    /// The registers, changed in this order.
     pub registers: Vec<(CpuidRegister, Bits<u32>)>,
 }
 
@@ -62,18 +63,13 @@ pub struct Bits<T> {
     value: T,
 }
 
-impl Bits<u32> {
+impl<T> Bits<T>
+where
+    T: Not<Output = T> + BitAnd<Output = T> + BitOr<Output = T>,
+{
     /// `old` with the bits replaced.
     #[must_use]
-    pub fn apply(self, old: u32) -> u32 {
-        old & !self.mask | self.value
-    }
-}
-
-impl Bits<u64> {
-    /// `old` with the bits replaced.
-    #[must_use]
-    pub fn apply(self, old: u64) -> u64 {
+    pub fn apply(self, old: T) -> T {
         old & !self.mask | self.value
     }
 }

@@ -74,11 +74,8 @@ fn shared_memory_is_a_file() {
     puppet.finish();
 }
 
-fn reserved_pages_are_used_and_given_back() {
-    let reserved = match Reserved::new(PAGES) {
-        Ok(reserved) => reserved,
-        Err(why) => return println!("SKIPPED: reserved huge pages: {why}"),
-    };
+fn reserved_pages_are_used_and_given_back() -> Result<(), String> {
+    let reserved = Reserved::new(PAGES).map_err(|why| format!("reserved huge pages: {why}"))?;
     for backing in ["hugepages=2M", "hugepages=2M,shared", "hugepages=2M,prefault"] {
         let puppet = puppet(backing);
         check(&puppet);
@@ -90,6 +87,7 @@ fn reserved_pages_are_used_and_given_back() {
         // The next machine takes the same pages.
         assert!(reserved.free() >= PAGES, "{backing}: {} of {PAGES} came back", reserved.free());
     }
+    Ok(())
 }
 
 fn too_few_reserved_pages_are_told_at_the_start() {

@@ -106,13 +106,15 @@ struct WireCpuid {
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct WireRegister {
-    register: WireRegisterName,
+    #[serde(with = "RegisterName")]
+    register: CpuidRegister,
     bitmap: Text<Bits<u32>>,
 }
 
+/// How a register is written.
 #[derive(Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-enum WireRegisterName {
+#[serde(remote = "CpuidRegister", rename_all = "lowercase")]
+enum RegisterName {
     Eax,
     Ebx,
     Ecx,
@@ -210,11 +212,7 @@ impl From<Wire> for CpuTemplate {
         let cpuid = wire.cpuid_modifiers.into_iter().map(|wire| CpuidModifier {
             leaf: wire.leaf.0.0,
             subleaf: wire.subleaf.0.0,
-            registers: wire
-                .modifiers
-                .into_iter()
-                .map(|it| (it.register.into(), it.bitmap.0))
-                .collect(),
+            registers: wire.modifiers.into_iter().map(|it| (it.register, it.bitmap.0)).collect(),
         });
         let msrs = wire.msr_modifiers.into_iter();
         let msrs = msrs.map(|wire| MsrModifier { index: wire.addr.0.0, bits: wire.bitmap.0 });
@@ -229,7 +227,11 @@ impl From<&CpuTemplate> for Wire {
             leaf: Text(Number(modifier.leaf)),
             subleaf: Text(Number(modifier.subleaf)),
             flags: 0,
-            modifiers: modifier.registers.iter().map(WireRegister::from).collect(),
+            modifiers: modifier
+                .registers
+                .iter()
+                .map(|&(register, bits)| WireRegister { register, bitmap: Text(bits) })
+                .collect(),
         });
         let msrs = template.msrs.iter();
         let msrs =
@@ -240,29 +242,6 @@ impl From<&CpuTemplate> for Wire {
                 .collect(),
             cpuid_modifiers: cpuid.collect(),
             msr_modifiers: msrs.collect(),
-        }
-    }
-}
-
-impl From<&(CpuidRegister, Bits<u32>)> for WireRegister {
-    fn from(&(register, bits): &(CpuidRegister, Bits<u32>)) -> Self {
-        let register = match register {
-            CpuidRegister::Eax => WireRegisterName::Eax,
-            CpuidRegister::Ebx => WireRegisterName::Ebx,
-            CpuidRegister::Ecx => WireRegisterName::Ecx,
-            CpuidRegister::Edx => WireRegisterName::Edx,
-        };
-        Self { register, bitmap: Text(bits) }
-    }
-}
-
-impl From<WireRegisterName> for CpuidRegister {
-    fn from(name: WireRegisterName) -> Self {
-        match name {
-            WireRegisterName::Eax => Self::Eax,
-            WireRegisterName::Ebx => Self::Ebx,
-            WireRegisterName::Ecx => Self::Ecx,
-            WireRegisterName::Edx => Self::Edx,
         }
     }
 }

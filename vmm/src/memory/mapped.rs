@@ -241,6 +241,7 @@ mod tests {
     use std::fs::{self, OpenOptions};
     use std::os::unix::fs::OpenOptionsExt;
 
+    use devices::test_util::skipped;
     use vm_memory::Bytes;
 
     use super::*;
@@ -261,8 +262,7 @@ mod tests {
         let dir = TestDir::new();
         let memory = reserve(32 * MIB, Backing::default()).unwrap();
         let Ok(mut mapped) = MappedFile::lease(&file_of(&dir, 7)) else {
-            println!("SKIPPED: leases on this file system");
-            return;
+            return skipped("memory::mapped::the_guest_reads…", "no leases on this file system");
         };
         mapped.map(&memory, 2 * MIB, PAGE, MIB - PAGE).unwrap();
         let read = |at| memory.read_obj::<u8>(GuestAddress(at)).unwrap();
@@ -288,7 +288,7 @@ mod tests {
         drop(open);
         let leased = match MappedFile::lease(&file) {
             Ok(leased) => leased,
-            Err(_) => return println!("SKIPPED: leases on this file system"),
+            Err(error) => return skipped("memory::mapped::no_lease_while…", &error.to_string()),
         };
         assert_eq!(busy.raw_os_error(), Some(libc::EAGAIN));
         // The test has SIGIO's default action, which ends it, so nobody is told.

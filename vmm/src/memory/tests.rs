@@ -1,5 +1,6 @@
 use std::fs;
 
+use devices::test_util::skipped;
 use vm_memory::Bytes;
 
 use super::*;
@@ -123,8 +124,8 @@ fn huge_pages_that_are_not_there_are_told_with_the_remedy() {
 #[test]
 fn huge_pages_are_promised_at_once_and_given_back() {
     let Some(before) = Pool::of_host(2 << 20).filter(|pool| pool.free >= 32) else {
-        println!("SKIPPED: 32 free huge pages of 2 MiB");
-        return;
+        let why = "32 free huge pages of 2 MiB are needed";
+        return skipped("memory::huge_pages_are_promised_at_once_and_given_back", why);
     };
     for shared in [false, true] {
         let memory =
