@@ -15,15 +15,18 @@ pub mod need;
 pub mod network;
 pub mod openapi;
 pub mod puppet;
+pub mod random;
 pub mod scratch;
 pub mod terminal;
 pub mod transcript;
 pub mod virtio;
 pub mod vmm;
+pub mod vsock;
 
 pub use machine::{Ending, Machine};
 pub use need::Need;
 pub use puppet::Puppet;
+pub use random::Random;
 pub use scratch::Scratch;
 pub use vmm::Vmm;
 

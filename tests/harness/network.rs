@@ -8,7 +8,7 @@ use std::panic;
 use std::sync::OnceLock;
 use std::thread::{self, JoinHandle};
 
-use crate::need;
+use crate::{Random, need};
 
 /// The host's address on [`Tap::new`]'s network.
 pub const HOST: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 1);
@@ -224,14 +224,10 @@ impl<T: Send + 'static> Peer<T> {
 /// Bytes without a pattern that a compressor or a stuck buffer could reproduce.
 #[must_use]
 pub fn noise(len: usize) -> Vec<u8> {
-    let mut state = 0x9e37_79b9_7f4a_7c15_u64;
+    let mut random = Random::new(0x9e37_79b9_7f4a_7c15);
     let mut data = Vec::with_capacity(len + 8);
     while data.len() < len {
-        // Marsaglia's xorshift64
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        data.extend_from_slice(&state.to_le_bytes());
+        data.extend_from_slice(&random.next_u64().to_le_bytes());
     }
     data.truncate(len);
     data

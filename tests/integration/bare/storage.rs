@@ -9,7 +9,7 @@ use harness::network::noise;
 use harness::puppet::{FREE_MEMORY, Puppet};
 use harness::scratch::in_little_space;
 use harness::virtio::{Answer, Descriptor, Device, Kind, Queue};
-use harness::{Need, Scratch, Vmm};
+use harness::{Need, Random, Scratch, Vmm};
 use libtest_mimic::Trial;
 
 use crate::suite::trial;
@@ -135,25 +135,6 @@ impl<'p> Disk<'p> {
     }
 }
 
-/// Small numbers without a pattern, the same in every run (Marsaglia's xorshift64).
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, limit: u64) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0 % limit
-    }
-
-    fn shuffle<T>(&mut self, list: &mut [T]) {
-        for at in (1..list.len()).rev() {
-            let other = self.below(at as u64 + 1) as usize;
-            list.swap(at, other);
-        }
-    }
-}
-
 /// A machine of 32 MiB with one disk, and its driver.
 fn with_disk(vmm: Vmm, path: &Path, options: &str, test: impl FnOnce(&mut Disk<'_>)) {
     let puppet = Puppet::start(vmm.args(["--rng", "off"]).disk(path, options));
@@ -169,7 +150,7 @@ fn what_is_written_arrives(engine: &'static str) {
     let scratch = Scratch::new();
     let mut model = noise(LEN);
     let path = scratch.file("disk", &model);
-    let mut random = Random(7);
+    let mut random = Random::new(7);
     with_disk(Vmm::puppet(""), &path, &format!(",queues=2,engine={engine}"), |disk| {
         for _ in 0..ROUNDS {
             let (from, to) = plan(&mut random, LEN as u64);

@@ -6,7 +6,7 @@ use harness::puppet::Puppet;
 use harness::virtio::{Answer, Descriptor, Device, Kind, Queue};
 use harness::{Need, Scratch, Vmm};
 
-use super::vsock::{Header, op};
+use harness::vsock::{Header, op};
 
 /// A device and the queue that carries its requests.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

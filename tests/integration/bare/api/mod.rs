@@ -1,0 +1,55 @@
+//! The HTTP API with a bare-metal guest.
+
+mod clients;
+mod devices;
+mod ends;
+mod phases;
+mod same;
+
+use harness::api::Api;
+use harness::{Machine, Scratch, Vmm, artifacts};
+use libtest_mimic::Trial;
+use serde_json::{Value, json};
+
+const FREE: u32 = 0x20_0000;
+
+/// All of them.
+pub fn tests() -> Vec<Trial> {
+    let lists = [phases::tests(), same::tests(), ends::tests(), clients::tests(), devices::tests()];
+    lists.into_iter().flatten().collect()
+}
+
+/// A machine with nothing configured, and its API.
+fn bare(scratch: &Scratch, more: &[&str]) -> (Machine, Api) {
+    let vmm = Vmm::new().inside(scratch).args(["--api-sock", "api.sock"]).args(more);
+    let machine = vmm.spawn();
+    let api = Api::at(&scratch.join("api.sock"));
+    (machine, api)
+}
+
+fn boot_source(words: &str) -> Value {
+    json!({"kernel_image_path": artifacts::puppet(), "exact_args": words})
+}
+
+/// Configures the smallest machine and starts it; the puppet is on standard input and output.
+fn start(machine: &mut Machine, api: &Api) {
+    api.put("/machine-config", &json!({"vcpu_count": 1, "mem_size_mib": 32}));
+    api.put("/boot-source", &boot_source("api"));
+    api.put("/serial", &json!({}));
+    api.action("InstanceStart");
+    machine.wait_for("puppet: api\n");
+}
+
+fn ask(machine: &mut Machine, question: &str) -> String {
+    machine.send(format!("{question}\n"));
+    machine.wait_for("\n").trim().to_owned()
+}
+
+fn state(api: &Api) -> String {
+    api.get("/")["state"].as_str().unwrap().to_owned()
+}
+
+fn end(mut machine: Machine) {
+    machine.send("o 1 f4 0\n");
+    machine.expect_exit(0);
+}
