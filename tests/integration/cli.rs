@@ -136,6 +136,8 @@ fn bad_values() {
         ("--cpus", "4,cores=3", &["4", "3 cores"]),
         ("--cpus", "4,core=2", &["core", "cores"]),
         ("--timeout", "0", &["timeout"]),
+        ("--wait-ready", "0", &["--wait-ready", "0"]),
+        ("--ready-pattern", "", &["pattern", "256"]),
         ("--timeout", "soon", &["soon"]),
         ("--timeout", "5 parsecs", &["5 parsecs"]),
         ("--grace", "x", &["x"]),
@@ -207,14 +209,15 @@ fn combinations_that_cannot_be() {
 fn help_is_complete() {
     let help = Vmm::new().arg("--help").run().expect_code(0).stdout;
     let flags = "kernel initrd cmdline append boot cpus memory disk net iothread vsock console serial rng id timeout \
-        grace on-reboot log-path level config-file dry-run help version";
+        wait-ready ready-pattern grace on-reboot log-path level config-file dry-run help version";
     for flag in flags.split_whitespace() {
         assert!(help.contains(&format!("--{flag}")), "--{flag} is not in the help");
     }
     for word in ["doctor", "completions", "man", "Ctrl-A"] {
         assert!(help.contains(word), "{word} is not in the help");
     }
-    for code in ["0", "1-99", "110", "111", "112", "113", "124", "125", "130", "143", "152", "153"]
+    for code in
+        ["0", "1-99", "110", "111", "112", "113", "123", "124", "125", "130", "143", "152", "153"]
     {
         let row = help.lines().any(|line| line.split_whitespace().next() == Some(code));
         assert!(row, "exit code {code} is not in the help");

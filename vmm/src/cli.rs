@@ -27,7 +27,7 @@ use crate::api::{Api, ApiSocket, BODY_LIMIT};
 use crate::config::{
     BalloonConfig, BootProtocol, CmdlineConfig, ConfigError, ConsoleTarget, CpuTemplateConfig,
     CpusConfig, DiskConfig, EventSink, IoThread, MemoryConfig, MetadataConfig, NetConfig, OnReboot,
-    Plan, VmConfig, VsockConfig, parse_duration, parse_level,
+    Plan, Ready, VmConfig, VsockConfig, parse_duration, parse_level,
 };
 
 /// What the user wants of this process.
@@ -239,11 +239,13 @@ flags! {
         /// Without one, the main thread does. pin is where it may run, as in io0,pin=2-3.
         #[arg(long, value_name = "IOTHREAD")]
         iothread: Vec<IoThread>,
-        /// Sockets between guest and host: socket=PATH[,cid=N]
+        /// Sockets between guest and host: socket=PATH[,cid=N][,ready=PORT]
         ///
         /// A program of the host connects to the Unix socket PATH, writes "CONNECT PORT" and a line feed, and reads
         /// "OK PORT" when the guest accepts. The guest's connections to port PORT of the host (CID 2) go to the
-        /// Unix socket PATH_PORT. cid is the guest's own address [default: 3].
+        /// Unix socket PATH_PORT. cid is the guest's own address [default: 3]. With ready, vmm itself listens at that
+        /// port of the host: a guest is ready that says READY=1 there, as systemd does with
+        /// --append systemd.set_credential=vmm.notify_socket:vsock-stream:2:PORT.
         #[arg(long, value_name = "VSOCK")]
         vsock: Option<VsockConfig>,
         /// Virtio console (hvc0): stdio, pty, off, file=PATH or socket=PATH
@@ -306,6 +308,16 @@ flags! {
         /// A plain number is seconds.
         #[arg(long, value_name = "TIME", value_parser = parse_duration)]
         timeout: Option<Duration>,
+        /// End the run when the guest is not ready this long after its start
+        ///
+        /// The first of these signs counts: its first program writes the byte 123 to address 0xc0000000; it says
+        /// READY=1 to the port of --vsock socket=PATH,ready=PORT; or the text of --ready-pattern appears. --events
+        /// and the API tell of it as well.
+        #[arg(long, value_name = "TIME", value_parser = parse_duration)]
+        wait_ready: Option<Duration>,
+        /// The guest is ready when this text appears on a console
+        #[arg(long, value_name = "TEXT")]
+        ready_pattern: Option<String>,
         /// On SIGTERM, how long the guest may take to power off [default: 10s]
         #[arg(long, value_name = "TIME", value_parser = parse_duration)]
         grace: Option<Duration>,
@@ -425,6 +437,7 @@ impl Args {
                     size_limit: devices.mmds_size_limit,
                     ..devices.metadata.unwrap_or_default()
                 },
+                ready: Ready { pattern: run.ready_pattern, within: run.wait_ready },
                 id: machine.id,
                 timeout: run.timeout,
                 grace: run.grace,

@@ -13,6 +13,7 @@ use crate::config::{ConsoleTarget, Plan};
 use crate::end::{EndReason, Ending};
 use crate::event_loop::{EventLoop, LoopSource, Next, SourceId};
 use crate::events;
+use crate::readiness::Patterns;
 
 /// How long slow readers get for the rest of the output when the machine has ended.
 const PATIENCE: Duration = Duration::from_millis(500);
@@ -56,6 +57,9 @@ impl Consoles {
         for console in &consoles.open {
             if events::is_on() {
                 console.keep_tail(LAST_WORDS);
+            }
+            if let Some(text) = &plan.ready.pattern {
+                console.overhear(Box::new(Patterns::new(text)));
             }
             let source = event_loop.add(Box::new(OnLoop::new(console.clone(), ending)));
             consoles.sources.push(source);

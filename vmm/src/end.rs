@@ -28,6 +28,8 @@ pub enum EndReason {
     Stuck(EmulationFailure),
     /// `--timeout` ran out.
     Timeout(Duration),
+    /// The guest was not ready within `--wait-ready`.
+    NotReady(Duration),
     /// SIGTERM, and the guest did not power off in time (or a second SIGTERM came).
     Terminated,
     /// Ended from the terminal, or by SIGINT.
@@ -47,6 +49,7 @@ impl EndReason {
             Self::TripleFault => ExitCode::TripleFault,
             Self::GuestExit(code) => ExitCode::guest(*code),
             Self::Stuck(_) => ExitCode::Stuck,
+            Self::NotReady(_) => ExitCode::NotReady,
             Self::Timeout(_) => ExitCode::Timeout,
             Self::Terminated => ExitCode::Terminated,
             Self::Quit => ExitCode::Quit,
@@ -64,6 +67,7 @@ impl EndReason {
             Self::TripleFault => "triple_fault",
             Self::GuestExit(_) => "guest_exit",
             Self::Stuck(_) => "stuck",
+            Self::NotReady(_) => "not_ready",
             Self::Timeout(_) => "timeout",
             Self::Terminated => "terminated",
             Self::Quit => "quit",
@@ -86,6 +90,7 @@ impl EndReason {
             ),
             Self::Stuck(failure) => format!("guest cannot go on: {failure}"),
             Self::Timeout(limit) => format!("timeout of {limit:?} reached"),
+            Self::NotReady(limit) => format!("guest was not ready within {limit:?}"),
             Self::Terminated => "terminated before the guest powered off".to_owned(),
             Self::Quit => "ended by the user".to_owned(),
             Self::HostFailure(what) => format!("host failure: {what}"),

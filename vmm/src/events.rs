@@ -25,7 +25,7 @@ const SINK_MAX: usize = 64 << 10;
 pub enum Event {
     /// The first instruction of the guest is about to run.
     Started,
-    /// The guest's userspace runs.
+    /// The guest is ready; told once after each start.
     Ready {
         /// How it was noticed.
         by: ReadySign,
@@ -60,6 +60,10 @@ pub enum Event {
 pub enum ReadySign {
     /// A write to the boot timer.
     BootTimer,
+    /// `READY=1` on a port of the socket device.
+    Vsock,
+    /// A text on a console.
+    Console,
 }
 
 /// How a machine ended.
@@ -101,6 +105,18 @@ pub fn is_on() -> bool {
     STREAM.get().is_some()
 }
 
+/// What has told that the guest is ready; `None` while nothing has, or while nobody wants events.
+#[must_use]
+pub fn ready() -> Option<ReadySign> {
+    STREAM.get().and_then(|stream| stream.lock().ready)
+}
+
+/// How long ago the guest was started last; `None` before that, or while nobody wants events.
+#[must_use]
+pub fn uptime() -> Option<Duration> {
+    STREAM.get().and_then(|stream| stream.lock().started).map(|start| start.elapsed())
+}
+
 /// Calls `wake` whenever there is a new line. It is called with the stream locked and must not wait.
 pub fn on_line(wake: impl Fn() + Send + Sync + 'static) {
     if let Some(stream) = STREAM.get() {
@@ -134,6 +150,10 @@ struct State {
     /// Number of the oldest line kept.
     first: u64,
     lines: VecDeque<Arc<str>>,
+    /// When the guest was started last.
+    started: Option<Instant>,
+    /// What told that it is ready, since then.
+    ready: Option<ReadySign>,
     sink: Option<File>,
     /// What the sink has not taken yet.
     pending: VecDeque<u8>,
@@ -155,7 +175,8 @@ struct Line<'a> {
 impl Stream {
     fn new(id: &str, sink: Option<File>) -> Self {
         let (lines, pending) = (VecDeque::new(), VecDeque::new());
-        let state = State { first: 0, lines, sink, pending, wake: None };
+        let state =
+            State { first: 0, lines, started: None, ready: None, sink, pending, wake: None };
         Self { id: id.to_owned(), state: Mutex::new(state) }
     }
 
@@ -163,6 +184,16 @@ impl Stream {
         let since_1970 = now.duration_since(UNIX_EPOCH).unwrap_or_default();
         let time_us = u64::try_from(since_1970.as_micros()).unwrap_or(u64::MAX);
         let mut state = self.lock();
+        match event {
+            Event::Started => {
+                state.started = Some(Instant::now());
+                state.ready = None;
+            }
+            // The first sign counts.
+            Event::Ready { .. } if state.ready.is_some() => return,
+            Event::Ready { by } => state.ready = Some(by),
+            _ => {}
+        }
         let line = Line { seq: state.next(), time_us, id: &self.id, event };
         // Strings and numbers under fixed keys: the serializer has nothing to refuse.
         let line = serde_json::to_string(&line).unwrap_or_default() + "\n";

@@ -23,6 +23,8 @@ pub enum ExitCode {
     TripleFault,
     /// 113: the guest cannot go on: KVM could not enter or emulate it.
     Stuck,
+    /// 123: the guest was not ready within `--wait-ready`.
+    NotReady,
     /// 124: `--timeout` was reached (the number of coreutils' `timeout`).
     Timeout,
     /// 125: the host failed: no KVM, no memory, no descriptors.
@@ -67,6 +69,7 @@ impl ExitCode {
             Self::Panic => 111,
             Self::TripleFault => 112,
             Self::Stuck => 113,
+            Self::NotReady => 123,
             Self::Timeout => 124,
             Self::HostFailure => 125,
             Self::Quit => 130,
@@ -116,6 +119,7 @@ pub const TABLE: &[Row] = &[
     Row::of(ExitCode::Panic, "the guest kernel panicked (reported through pvpanic)"),
     Row::of(ExitCode::TripleFault, "the guest triple-faulted"),
     Row::of(ExitCode::Stuck, "the guest cannot go on (KVM could not enter or emulate it)"),
+    Row::of(ExitCode::NotReady, "the guest was not ready within --wait-ready"),
     Row::of(ExitCode::Timeout, "--timeout was reached"),
     Row::of(ExitCode::HostFailure, "the host failed (no KVM, no memory); 'vmm doctor' helps"),
     Row::of(ExitCode::Quit, "ended from the terminal (Ctrl-A x) or by SIGINT"),

@@ -27,6 +27,7 @@ pub mod logger;
 pub mod memory;
 pub mod metadata;
 pub mod process;
+pub mod readiness;
 pub mod requests;
 pub mod run;
 pub mod signals;

@@ -65,8 +65,9 @@ fn run_request(mut request: Run, start: Instant) -> ExitCode {
     if let Err(error) = logger::install(id, log_path, level, lines) {
         return fail(&error, ExitCode::BadConfiguration);
     }
+    let is_awaited = plan.as_ref().is_some_and(|plan| plan.ready.within.is_some());
     match request.events.map(|sink| sink.open()).transpose() {
-        Ok(None) if request.api.is_none() => {}
+        Ok(None) if request.api.is_none() && !is_awaited => {}
         Ok(sink) => events::enable(id, sink),
         Err(error) => return fail(&error, ExitCode::BadConfiguration),
     }

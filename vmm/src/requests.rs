@@ -62,6 +62,8 @@ pub enum Command {
     Reset,
     /// Tell its state.
     Describe,
+    /// Tell its state and more.
+    ShowState,
     /// Tell its configuration.
     ShowConfig,
     /// Tell its processors and memory.
@@ -116,6 +118,7 @@ impl Command {
             | Self::Stop { .. }
             | Self::Reset => When::AfterStart,
             Self::Describe
+            | Self::ShowState
             | Self::ShowConfig
             | Self::ShowMachine
             | Self::ShowBalloon

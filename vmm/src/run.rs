@@ -4,31 +4,29 @@
 //! [`crate::requests`]. Which request makes sense when is in [`crate::life_cycle`].
 
 mod balloon;
+mod change;
 mod check;
 mod metadata;
 
-use std::collections::BTreeMap;
 use std::io;
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use devices::backend::console::ConsoleError;
 use devices::backend::socket::SocketError;
-use devices::backend::vsock::UnixEndpoint;
+use devices::backend::vsock::{self, UnixEndpoint};
 use devices::event::chain;
 use devices::metadata::{MetadataStore, Service};
-use devices::virtio::net::NetLimits;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::api::{Api, ApiError, Server};
 use crate::builder::{self, BuildError, Persistent};
 use crate::config::{
-    Change, ConfigError, MetadataPlan, OnReboot, Plan, RateLimiter, Section, VmConfig, VsockPlan,
+    Change, ConfigError, ID_DEFAULT, MetadataPlan, OnReboot, Plan, Section, VmConfig, VsockPlan,
 };
 use crate::consoles::Consoles;
 use crate::end::{EndReason, Ending};
-use crate::event_loop::EventLoop;
+use crate::event_loop::{EventLoop, SourceId};
 use crate::events::{self, Event, Exit};
 use crate::exit_code::ExitCode;
 use crate::kvm::Flavour;
@@ -36,6 +34,7 @@ use crate::life_cycle::Phase;
 use crate::logger::{self, LogError};
 use crate::memory::mapped;
 use crate::metadata::{MetadataError, load};
+use crate::readiness::Notify;
 use crate::requests::{Answer, Code, Command, Inbox, Message, Outbox, Outcome, Refusal};
 use crate::signals::{Signal, Signals};
 use crate::supervisor::{self, PowerSwitch};
@@ -136,6 +135,7 @@ pub fn run(launch: Launch) -> Result<Ended, RunError> {
         ending,
         power,
         phase: Phase::NotStarted,
+        patience: None,
         life: None,
     };
     if let Some(plan) = plan {
@@ -153,6 +153,8 @@ struct Session {
     ending: Ending,
     power: PowerSwitch,
     phase: Phase,
+    /// Ends the run when the guest takes too long to be ready.
+    patience: Option<SourceId>,
     /// The machine, from its start on.
     life: Option<Life>,
 }
@@ -191,7 +193,10 @@ impl Session {
     /// The first machine in these surroundings.
     fn build_in(&mut self, plan: &Plan, around: &mut Surroundings) -> Result<RunningVm, RunError> {
         // Programs of the host may come before there is a guest, and wait for it.
-        let listen = |it: &VsockPlan| UnixEndpoint::bind(&it.socket, BTreeMap::new());
+        let listen = |it: &VsockPlan| {
+            let notify = |port| (port, Arc::new(Notify) as Arc<dyn vsock::Service>);
+            UnixEndpoint::bind(&it.socket, it.ready_port.map(notify).into_iter().collect())
+        };
         around.vsock = plan.vsock.as_ref().map(listen).transpose()?;
         let serve = |it: &MetadataPlan| crate::metadata::serve(it, self.metadata.clone());
         around.metadata = plan.metadata.as_ref().map(serve).transpose()?;
@@ -215,6 +220,13 @@ impl Session {
         };
         let machine = builder::build(plan, &around)?;
         events::emit(Event::Started);
+        if let Some(past) = self.patience.take() {
+            self.event_loop.remove(past);
+        }
+        if let Some(limit) = plan.ready.within {
+            let patience = supervisor::end_unless_ready(&mut self.event_loop, limit, &self.ending);
+            self.patience = Some(patience.map_err(host("make a timer"))?);
+        }
         machine.start(&mut self.event_loop).map_err(host("start a vCPU thread"))
     }
 
@@ -307,17 +319,30 @@ impl Session {
                 Ok(Answer::Done)
             }
             Command::Describe => Ok(Answer::Value(json!({
-                "id": self.config.id.as_deref().unwrap_or(crate::config::ID_DEFAULT),
+                "id": self.config.id.as_deref().unwrap_or(ID_DEFAULT),
                 "state": self.phase.to_string(),
                 "vmm_version": env!("CARGO_PKG_VERSION"),
                 "app_name": "vmm",
             }))),
+            Command::ShowState => Ok(Answer::Value(self.state())),
             Command::ShowConfig => Ok(Answer::Value(self.config.to_json())),
             Command::ShowBalloon => match self.config.balloon_to_json() {
                 Some(balloon) => Ok(Answer::Value(balloon)),
                 None => Err(check::no_balloon()),
             },
             Command::ShowMachine => Ok(Answer::Value(self.config.machine_to_json())),
+        })
+    }
+
+    /// What there is to know about the machine beside its configuration.
+    fn state(&self) -> Value {
+        let uptime = self.life.as_ref().and_then(|_| events::uptime());
+        json!({
+            "id": self.config.id.as_deref().unwrap_or(ID_DEFAULT),
+            "state": self.phase.to_string(),
+            "ready": events::ready(),
+            "uptime_us": uptime.map(|time| u64::try_from(time.as_micros()).unwrap_or(u64::MAX)),
+            "pid": std::process::id(),
         })
     }
 
@@ -376,50 +401,6 @@ impl Session {
             events::emit(Event::Resumed);
         }
         Ok(Ok(Answer::Done))
-    }
-
-    /// Changes a disk. What is asked about the configuration later, and a machine that is built again, have it too.
-    fn change_disk(&mut self, id: &str, path: Option<&Path>, limiter: RateLimiter) -> Outcome {
-        let Some(life) = &mut self.life else { return Ok(Answer::Done) };
-        let Some(control) = life.machine.controls().disk(id) else {
-            return Err(check::unknown("drive", id));
-        };
-        if let Some(path) = path {
-            let failed = |error| Refusal::new(Code::BadConfiguration, chain(&error));
-            control.set_disk(path).map_err(failed)?;
-        }
-        let limits = limiter.changed(control.limits());
-        control.set_limits(limits);
-        let plans = life.plan.disks.iter_mut().filter(|disk| disk.id == id);
-        let plans = plans.map(|disk| (&mut disk.path, &mut disk.limits));
-        let own = self.config.disks.iter_mut().filter(|disk| disk.id.as_deref() == Some(id));
-        let own = own.map(|disk| (&mut disk.path, &mut disk.limits));
-        for (old_path, old_limits) in plans.chain(own) {
-            *old_limits = limits;
-            if let Some(path) = path {
-                path.clone_into(old_path);
-            }
-        }
-        Ok(Answer::Done)
-    }
-
-    /// The same for the limits of a network card.
-    fn change_net(&mut self, id: &str, rx: RateLimiter, tx: RateLimiter) -> Outcome {
-        let Some(life) = &mut self.life else { return Ok(Answer::Done) };
-        let Some(control) = life.machine.controls().net(id) else {
-            return Err(check::unknown("network interface", id));
-        };
-        let old = control.limits();
-        let limits = NetLimits { rx: rx.changed(old.rx), tx: tx.changed(old.tx) };
-        control.set_limits(limits);
-        let plans = life.plan.nets.iter_mut().filter(|net| net.id == id);
-        let plans = plans.map(|net| (&mut net.rx_limits, &mut net.tx_limits));
-        let own = self.config.nets.iter_mut().filter(|net| net.id.as_deref() == Some(id));
-        let own = own.map(|net| (&mut net.rx_limits, &mut net.tx_limits));
-        for (rx, tx) in plans.chain(own) {
-            (*rx, *tx) = (limits.rx, limits.tx);
-        }
-        Ok(Answer::Done)
     }
 
     /// Ends the machine in good order. A guest that is at rest must go on to power itself off.

@@ -12,7 +12,8 @@ use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 use vmm_sys_util::timerfd::TimerFd;
 
 use crate::end::{EndReason, Ending};
-use crate::event_loop::{EventLoop, LoopSource, Next};
+use crate::event_loop::{EventLoop, LoopSource, Next, SourceId};
+use crate::events;
 use crate::memory::mapped;
 use crate::requests::{Message, Outbox};
 use crate::signals::{Signal, Signals};
@@ -35,10 +36,32 @@ pub fn end_after(
     reason: EndReason,
     ending: &Ending,
 ) -> io::Result<()> {
+    deadline(event_loop, time, reason, ending, || false).map(drop)
+}
+
+/// The same, unless the guest is ready by then. The source can be removed when the guest starts anew.
+///
+/// # Errors
+/// As [`end_after`].
+pub fn end_unless_ready(
+    event_loop: &mut EventLoop,
+    time: Duration,
+    ending: &Ending,
+) -> io::Result<SourceId> {
+    let is_ready = || events::ready().is_some();
+    deadline(event_loop, time, EndReason::NotReady(time), ending, is_ready)
+}
+
+fn deadline(
+    event_loop: &mut EventLoop,
+    time: Duration,
+    reason: EndReason,
+    ending: &Ending,
+    is_moot: fn() -> bool,
+) -> io::Result<SourceId> {
     let mut timer = TimerFd::new()?;
     timer.reset(time, None)?;
-    event_loop.add(Box::new(Deadline { timer, reason, ending: ending.clone() }));
-    Ok(())
+    Ok(event_loop.add(Box::new(Deadline { timer, reason, ending: ending.clone(), is_moot })))
 }
 
 /// Wakes the loop when an end is reported; the loop's owner looks at the reason.
@@ -80,6 +103,8 @@ struct Deadline {
     timer: TimerFd,
     reason: EndReason,
     ending: Ending,
+    /// Whether there is no need for it any more.
+    is_moot: fn() -> bool,
 }
 
 impl LoopSource for Deadline {
@@ -88,7 +113,9 @@ impl LoopSource for Deadline {
     }
 
     fn handle(&mut self, _token: u16) -> Next {
-        self.ending.report(self.reason.clone());
+        if !(self.is_moot)() {
+            self.ending.report(self.reason.clone());
+        }
         Next::Remove
     }
 }

@@ -13,6 +13,7 @@ mod kernel_file;
 mod leaks;
 mod memory;
 mod ports;
+mod ready;
 mod registers;
 mod rings;
 mod storage;
@@ -34,6 +35,7 @@ pub fn tests() -> Vec<Trial> {
         leaks::tests(),
         memory::tests(),
         ports::tests(),
+        ready::tests(),
         terminal::tests(),
         devices::tests(),
         devices::network_tests(),

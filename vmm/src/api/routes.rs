@@ -24,8 +24,17 @@ pub(super) enum Target {
     Now(Answer),
     /// Every event from the first one kept.
     Events,
-    /// The end of the machine.
-    Wait,
+    /// What will happen to the machine.
+    Wait(For),
+}
+
+/// What a client waits for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum For {
+    /// Its end.
+    End,
+    /// That its guest is ready.
+    Ready,
 }
 
 /// Endpoints of Firecracker that are not here, and why.
@@ -49,10 +58,12 @@ pub(super) fn route(method: Method, path: &str, body: &[u8]) -> Result<Target, R
                 json!({ "firecracker_version": FIRECRACKER_VERSION }),
             )));
         }
+        (Get, ["vm"]) => Command::ShowState,
         (Get, ["vm", "config"]) => Command::ShowConfig,
         (Get, ["machine-config"]) => Command::ShowMachine,
         (Get, ["events"]) => return Ok(Target::Events),
-        (Get, ["vm", "wait"]) => return Ok(Target::Wait),
+        (Get, ["vm", "wait"]) => return Ok(Target::Wait(For::End)),
+        (Get, ["vm", "wait", "ready"]) => return Ok(Target::Wait(For::Ready)),
         (Patch, ["vm"]) => state(body)?,
         (Put, ["actions"]) => action(body)?,
         (Put, ["boot-source"]) => configure(Section::BootSource, body, &["kernel_image_path"])?,

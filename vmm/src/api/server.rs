@@ -1,6 +1,8 @@
 //! The API's thread: one epoll over the listener, the clients, and a descriptor by which the main thread says that
 //! there is a reply or an event.
 
+mod farewell;
+
 use std::io;
 use std::net::Shutdown;
 use std::os::fd::{AsRawFd, RawFd};
@@ -17,7 +19,7 @@ use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
 use super::connection::{Connection, Heard, InterestIn, Request};
 use super::http::{Reply, Status};
-use super::routes::{self, Target};
+use super::routes::{self, For, Target};
 use super::{Api, ApiError, ApiSocket};
 use crate::events::{self, Exit};
 use crate::inherited::duplicate;
@@ -160,8 +162,8 @@ struct Client {
     /// Unlike that of any client before, so that a reply does not reach the wrong one.
     birth: u64,
     watched: InterestIn,
-    /// It asked for the end of the machine.
-    waits_for_end: bool,
+    /// What it was promised to be told.
+    waits_for: Option<For>,
 }
 
 struct Worker {
@@ -204,6 +206,11 @@ impl Worker {
                 }
             }
             self.add_events(now);
+            for place in 0..CONNECTIONS {
+                if self.tell_ready(place, now) {
+                    self.settle(place, now);
+                }
+            }
             self.expire(now);
         }
     }
@@ -242,7 +249,7 @@ impl Worker {
         let (fd, birth) = (connection.stream().as_raw_fd(), self.births);
         match self.watch(ControlOperation::Add, fd, watched, birth) {
             Ok(()) => {
-                let client = Client { connection, birth, watched, waits_for_end: false };
+                let client = Client { connection, birth, watched, waits_for: None };
                 if let Some(place) = self.clients.get_mut(place) {
                     *place = Some(client);
                 }
@@ -315,14 +322,17 @@ impl Worker {
                     Ok(Target::Owner(command)) => {
                         self.outbox.send(ask(command, replies, birth));
                     }
-                    Ok(Target::Events | Target::Wait) if watchers >= WATCHERS => {
-                        let message = "Too many clients read events or wait for the end.";
+                    Ok(Target::Events | Target::Wait(_)) if watchers >= WATCHERS => {
+                        let message = "Too many clients read events or wait for something.";
                         let refusal = Refusal::new(Code::TooManyConnections, message);
                         let reply = routes::refuse(Status::Unavailable, &refusal);
                         client.connection.answer(&reply, now);
                     }
                     Ok(Target::Events) => client.connection.start_stream(now),
-                    Ok(Target::Wait) => client.waits_for_end = true,
+                    Ok(Target::Wait(what)) => {
+                        client.waits_for = Some(what);
+                        self.tell_ready(place, now);
+                    }
                     Ok(Target::Now(answer)) => {
                         client.connection.answer(&routes::reply(Ok(answer)), now);
                     }
@@ -407,6 +417,18 @@ impl Worker {
         }
     }
 
+    /// Answers the client at `place` if that the guest is ready is what it waits for, and so it is.
+    fn tell_ready(&mut self, place: usize, now: Instant) -> bool {
+        let Some(Some(client)) = self.clients.get_mut(place) else { return false };
+        if client.waits_for != Some(For::Ready) {
+            return false;
+        }
+        let Some(by) = events::ready() else { return false };
+        client.waits_for = None;
+        client.connection.answer(&Reply::json(Status::Ok, &json!({ "by": by })), now);
+        true
+    }
+
     /// Ends connections that patience has ended with.
     fn expire(&mut self, now: Instant) {
         for place in 0..CONNECTIONS {
@@ -426,63 +448,11 @@ impl Worker {
             }
         }
     }
-
-    /// The last words: every client that waits for something gets it.
-    fn finish(mut self, exit: Option<&Exit>, patience: Duration) {
-        let deadline = Instant::now() + patience;
-        self.add_events(Instant::now());
-        for client in self.clients.iter_mut().flatten() {
-            let now = Instant::now();
-            if client.connection.is_streaming() {
-                client.connection.end_stream(now);
-            } else if client.waits_for_end
-                && let Some(exit) = exit
-            {
-                client.connection.answer(&Reply::json(Status::Ok, &json!(exit)), now);
-            } else if client.connection.is_waiting() {
-                let refusal = Refusal::new(Code::Ended, "the machine has ended");
-                client.connection.answer(&routes::reply(Err(refusal)), now);
-            }
-        }
-        self.say_rest(deadline);
-    }
-
-    /// Waits until every client has what there is to say, or until `deadline`.
-    fn say_rest(&mut self, deadline: Instant) {
-        for fd in [self.listener.as_raw_fd(), self.bell.as_raw_fd()] {
-            // Both are in there.
-            let _ = self.epoll.ctl(ControlOperation::Delete, fd, EpollEvent::default());
-        }
-        let mut ready = [EpollEvent::default(); CONNECTIONS];
-        loop {
-            for slot in &mut self.clients {
-                let Some(client) = slot else { continue };
-                let is_gone = !client.connection.speak(Instant::now());
-                if is_gone || !client.connection.interest().output {
-                    *slot = None;
-                }
-            }
-            for client in self.clients.iter().flatten() {
-                let only_output = InterestIn { input: false, output: true };
-                let (fd, birth) = (client.connection.stream().as_raw_fd(), client.birth);
-                // If it cannot be watched, the deadline ends the wait.
-                let _ = self.watch(ControlOperation::Modify, fd, only_output, birth);
-            }
-            let left = deadline.saturating_duration_since(Instant::now());
-            if left.is_zero() || self.clients.iter().all(Option::is_none) {
-                return;
-            }
-            let left_ms = i32::try_from(left.as_millis()).unwrap_or(i32::MAX).saturating_add(1);
-            if self.epoll.wait(left_ms, &mut ready).is_err() {
-                return;
-            }
-        }
-    }
 }
 
 impl Client {
     fn is_watcher(&self) -> bool {
-        self.waits_for_end || self.connection.is_streaming()
+        self.waits_for.is_some() || self.connection.is_streaming()
     }
 }
 

@@ -49,7 +49,7 @@ fn long_flags() -> Vec<String> {
 #[test]
 fn the_definition_is_sound() {
     Args::command().debug_assert();
-    assert_eq!(long_flags().len(), 29);
+    assert_eq!(long_flags().len(), 31);
 }
 
 #[test]
@@ -101,7 +101,11 @@ fn every_flag_says_one_thing() {
         (
             "--vsock cid=4,socket=v",
             VmConfig {
-                vsock: Some(VsockConfig { guest_cid: Some(4), socket: "v".into() }),
+                vsock: Some(VsockConfig {
+                    guest_cid: Some(4),
+                    socket: "v".into(),
+                    ready_port: None,
+                }),
                 ..none.clone()
             },
         ),
@@ -123,6 +127,13 @@ fn every_flag_says_one_thing() {
         ),
         ("--id x", VmConfig { id: Some("x".to_owned()), ..none.clone() }),
         ("--timeout 30s", VmConfig { timeout: seconds(30), ..none.clone() }),
+        (
+            "--wait-ready 5s --ready-pattern x",
+            VmConfig {
+                ready: Ready { pattern: Some("x".to_owned()), within: seconds(5) },
+                ..none.clone()
+            },
+        ),
         ("--grace 1m", VmConfig { grace: seconds(60), ..none.clone() }),
         ("--on-reboot exit", VmConfig { on_reboot: Some(OnReboot::Exit), ..none.clone() }),
         ("--on-reboot restart", VmConfig { on_reboot: Some(OnReboot::Restart), ..none.clone() }),
@@ -342,11 +353,12 @@ fn flags_and_file_give_the_same_plan() {
           ],
           "network-interfaces": [{ "host_dev_name": "tap0", "guest_mac": "02:00:00:00:00:01",
                                    "mtu": 1400, "iface_id": "lan" }],
-          "vsock": { "guest_cid": 9, "uds_path": "v.sock" },
+          "vsock": { "guest_cid": 9, "uds_path": "v.sock", "ready_port": 52 },
           "console": { "type": "socket", "path": "c.sock" },
           "serial": { "type": "file", "path": "s.log" },
           "entropy": { "enabled": false },
           "logger": { "log_path": "l.log", "level": "Debug" },
+          "wait-ready": "7s", "ready-pattern": "login:",
           "id": "box", "timeout": "30s", "grace": "5s", "on-reboot": "restart"
         }"#,
     );
@@ -360,7 +372,9 @@ fn flags_and_file_give_the_same_plan() {
         "--disk=r.img,readonly",
         "--disk=d.img,id=data,serial=S,format=raw",
         "--net=tap=tap0,mac=02:00:00:00:00:01,mtu=1400,id=lan",
-        "--vsock=cid=9,socket=v.sock",
+        "--vsock=cid=9,socket=v.sock,ready=52",
+        "--wait-ready=7s",
+        "--ready-pattern=login:",
         "--console=socket=c.sock",
         "--serial=file=s.log",
         "--rng=off",

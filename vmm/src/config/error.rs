@@ -11,6 +11,7 @@ use super::file::FileError;
 use super::id::ID_MAX;
 use super::net::{NET_QUEUES, TAP_NAME_MAX};
 use super::plan::{MEMORY_MAX, MEMORY_MIN};
+use super::ready::PATTERN_MAX;
 use super::vsock::GUEST_CIDS;
 
 /// Why a configuration cannot become a plan.
@@ -345,6 +346,18 @@ pub enum ConfigError {
     /// No time to run in.
     #[error("a timeout of 0 leaves no time to run: leave it out for no limit")]
     NoTime,
+    /// No time to become ready in.
+    #[error("--wait-ready 0 leaves no time to be ready: leave it out for no limit")]
+    NoTimeToBeReady,
+    /// A text that nobody can look for.
+    #[error("a ready pattern of {len} bytes cannot be: use 1 to {PATTERN_MAX}")]
+    ReadyPattern {
+        /// Its length.
+        len: usize,
+    },
+    /// A text that cannot appear.
+    #[error("a ready pattern needs a console to appear on: give --console or --serial a target")]
+    ReadyWithoutConsole,
 }
 
 /// Bytes as a number of the largest unit that leaves no rest.

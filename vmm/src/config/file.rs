@@ -4,6 +4,7 @@
 //! cannot be honoured: no key is ever skipped. Harmless are those whose effect a guest cannot see and a user
 //! does not miss (`cache_type`, `show_level`). Relative paths start at the working directory.
 
+mod console;
 mod keys;
 mod limiter;
 mod section;

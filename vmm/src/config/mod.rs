@@ -21,6 +21,7 @@ mod nearest;
 mod net;
 mod paths;
 mod plan;
+mod ready;
 mod value;
 mod vsock;
 
@@ -48,6 +49,7 @@ pub use net::{MTU, NET_QUEUES, NetConfig, NetPlan, NetSource, TAP_NAME_MAX};
 pub use plan::{
     ID_DEFAULT, LEVEL_DEFAULT, LogPlan, MAX_VIRTIO_DEVICES, MEMORY_MAX, MEMORY_MIN, Plan,
 };
+pub use ready::{PATTERN_MAX, Ready};
 pub use value::{ValueError, parse_duration, parse_mac, parse_size};
 pub use vsock::{GUEST_CIDS, VsockConfig, VsockPlan};
 
@@ -114,6 +116,8 @@ pub struct VmConfig {
     pub balloon: Option<BalloonConfig>,
     /// The metadata service.
     pub metadata: MetadataConfig,
+    /// When the guest counts as ready.
+    pub ready: Ready,
     /// The machine's name.
     pub id: Option<String>,
     /// How long the machine may run.
@@ -217,6 +221,7 @@ impl VmConfig {
             rng: over.rng.or(self.rng),
             balloon: over.balloon.or(self.balloon),
             metadata: self.metadata.overridden_by(over.metadata),
+            ready: self.ready.overridden_by(over.ready),
             id: over.id.or(self.id),
             timeout: over.timeout.or(self.timeout),
             grace: over.grace.or(self.grace),

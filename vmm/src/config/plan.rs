@@ -19,10 +19,11 @@ use super::iothread::IoThread;
 use super::memory::Backing;
 use super::metadata::MetadataPlan;
 use super::net::NetPlan;
+use super::ready::Ready;
 use super::vsock::VsockPlan;
 use super::{
     BootProtocol, OnReboot, VmConfig, balloon, cmdline, console, cpus, disk, id, iothread,
-    metadata, net, paths, vsock,
+    metadata, net, paths, ready, vsock,
 };
 
 /// Virtio devices of a machine: each has an interrupt line of its own. The I/O APIC leaves 19 lines to
@@ -85,6 +86,8 @@ pub struct Plan {
     pub balloon: Option<BalloonPlan>,
     /// The metadata service, if a card has it.
     pub metadata: Option<MetadataPlan>,
+    /// When the guest counts as ready.
+    pub ready: Ready,
     /// How long the machine may run; above zero.
     #[serde(rename = "timeout_ms", serialize_with = "optional_milliseconds")]
     pub timeout: Option<Duration>,
@@ -128,6 +131,7 @@ impl Plan {
         let (console, serial) = console::resolve(config.console, config.serial)?;
         let consoles = (&console, &serial);
         let cmdline = cmdline::resolve(config.cmdline, &config.append, consoles, root.as_ref())?;
+        let ready = ready::resolve(config.ready, consoles)?;
         if config.timeout.is_some_and(|timeout| timeout.is_zero()) {
             return Err(ConfigError::NoTime);
         }
@@ -150,6 +154,7 @@ impl Plan {
             rng: config.rng.unwrap_or(true),
             balloon: balloon::resolve(config.balloon, memory_bytes)?,
             metadata,
+            ready,
             timeout: config.timeout,
             grace: config.grace.unwrap_or(GRACE_DEFAULT),
             on_reboot: config.on_reboot.unwrap_or_default(),
@@ -218,7 +223,10 @@ fn milliseconds<S: Serializer>(time: &Duration, to: S) -> Result<S::Ok, S::Error
 }
 
 #[expect(clippy::ref_option, reason = "the signature is serde's")]
-fn optional_milliseconds<S: Serializer>(time: &Option<Duration>, to: S) -> Result<S::Ok, S::Error> {
+pub(super) fn optional_milliseconds<S: Serializer>(
+    time: &Option<Duration>,
+    to: S,
+) -> Result<S::Ok, S::Error> {
     time.map(|time| time.as_millis()).serialize(to)
 }
 

@@ -31,6 +31,10 @@ fn full(tag: u16) -> VmConfig {
             imds_compat: Some(odd),
             size_limit: Some(tag.into()),
         },
+        ready: Ready {
+            pattern: Some(text("pattern")),
+            within: Some(Duration::from_secs(tag.into())),
+        },
         id: Some(text("id")),
         timeout: Some(Duration::from_secs(tag.into())),
         grace: Some(Duration::from_secs(tag.into())),

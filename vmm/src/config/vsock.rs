@@ -25,11 +25,13 @@ pub struct VsockConfig {
     pub guest_cid: Option<u32>,
     /// The Unix socket through which programs of the host reach the guest.
     pub socket: PathBuf,
+    /// A port of the host at which the guest says that it is ready.
+    pub ready_port: Option<u32>,
 }
 
-const FORMS: &str = "cid=N, socket=PATH";
+const FORMS: &str = "cid=N, ready=PORT, socket=PATH";
 
-/// Reads `socket=PATH[,cid=N]`.
+/// Reads `socket=PATH[,cid=N][,ready=PORT]`.
 impl FromStr for VsockConfig {
     type Err = ValueError;
 
@@ -38,15 +40,16 @@ impl FromStr for VsockConfig {
         if text.is_empty() {
             return Err(missing());
         }
-        let (mut guest_cid, mut socket) = (None, None);
+        let (mut guest_cid, mut socket, mut ready_port) = (None, None, None);
         for part in split_list(text)? {
             match part.key.as_str() {
                 "cid" => guest_cid = Some(parse_u32("cid", &part.value("cid=N")?)?),
+                "ready" => ready_port = Some(parse_u32("ready", &part.value("ready=PORT")?)?),
                 "socket" => socket = Some(part.value("socket=PATH")?.into()),
                 _ => return Err(ValueError::UnknownPart { text: part.key, known: FORMS }),
             }
         }
-        Ok(Self { guest_cid, socket: socket.ok_or_else(missing)? })
+        Ok(Self { guest_cid, socket: socket.ok_or_else(missing)?, ready_port })
     }
 }
 
@@ -59,6 +62,8 @@ pub struct VsockPlan {
     /// reaches listen at this path with `_PORT` added.
     #[serde(serialize_with = "super::plan::path_as_text")]
     pub socket: PathBuf,
+    /// The port at which this process itself listens, for the guest to say that it is ready.
+    pub ready_port: Option<u32>,
 }
 
 /// Resolves the socket device.
@@ -71,7 +76,7 @@ pub(super) fn resolve(config: VsockConfig) -> Result<VsockPlan, ConfigError> {
     if socket.as_os_str().as_bytes().len() > SOCKET_PATH_MAX {
         return Err(ConfigError::SocketPath { flag: "vsock", path: socket });
     }
-    Ok(VsockPlan { guest_cid, socket })
+    Ok(VsockPlan { guest_cid, socket, ready_port: config.ready_port })
 }
 
 #[cfg(test)]
@@ -79,15 +84,17 @@ mod tests {
     use super::*;
 
     fn vsock(guest_cid: Option<u32>) -> VsockConfig {
-        VsockConfig { guest_cid, socket: "v.sock".into() }
+        VsockConfig { guest_cid, socket: "v.sock".into(), ready_port: None }
     }
 
     #[test]
     fn every_part_is_read() {
         assert_eq!("socket=v.sock".parse(), Ok(vsock(None)));
         assert_eq!("cid=4294967294,socket=v.sock".parse(), Ok(vsock(Some(4_294_967_294))));
-        let comma = VsockConfig { guest_cid: None, socket: "a,b".into() };
+        let comma = VsockConfig { socket: "a,b".into(), ..vsock(None) };
         assert_eq!("socket=a,,b".parse(), Ok(comma));
+        let ready = VsockConfig { ready_port: Some(52), ..vsock(None) };
+        assert_eq!("socket=v.sock,ready=52".parse(), Ok(ready));
     }
 
     #[test]
@@ -104,7 +111,7 @@ mod tests {
             ("socket=a,socket=b", "\"socket\" is given twice"),
             (
                 "sokcet=v",
-                "unknown part \"sokcet\"; did you mean \"socket\"?; known: cid=N, socket=PATH",
+                "unknown part \"sokcet\"; did you mean \"socket\"?; known: cid=N, ready=PORT, socket=PATH",
             ),
         ] {
             assert_eq!(text.parse::<VsockConfig>().unwrap_err().to_string(), message, "{text}");

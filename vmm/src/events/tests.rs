@@ -124,3 +124,21 @@ fn nothing_is_recorded_while_it_is_off() {
     assert!(!is_on());
     assert_eq!(since(0), (Vec::new(), 0));
 }
+
+#[test]
+fn the_first_sign_of_readiness_counts_once_for_each_start() {
+    let stream = Stream::new("m", None);
+    let ready = |by| stream.emit(Event::Ready { by }, at(0));
+    stream.emit(Event::Started, at(0));
+    assert_eq!(stream.lock().ready, None);
+    ready(ReadySign::Vsock);
+    ready(ReadySign::Console);
+    assert_eq!(stream.lock().ready, Some(ReadySign::Vsock));
+    stream.emit(Event::Reboot, at(0));
+    stream.emit(Event::Started, at(0));
+    assert_eq!(stream.lock().ready, None, "it is another start");
+    ready(ReadySign::Console);
+    let (lines, _) = stream.lock().since(0);
+    let signs: Vec<_> = lines.iter().map(|line| parse(line)["by"].clone()).collect();
+    assert_eq!(signs, [json!(null), json!("vsock"), json!(null), json!(null), json!("console")]);
+}

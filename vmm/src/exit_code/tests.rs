@@ -1,11 +1,12 @@
 use super::*;
 
-const NAMED: [ExitCode; 11] = [
+const NAMED: [ExitCode; 12] = [
     ExitCode::PowerOff,
     ExitCode::Reboot,
     ExitCode::Panic,
     ExitCode::TripleFault,
     ExitCode::Stuck,
+    ExitCode::NotReady,
     ExitCode::Timeout,
     ExitCode::HostFailure,
     ExitCode::Quit,
@@ -17,7 +18,7 @@ const NAMED: [ExitCode; 11] = [
 #[test]
 fn the_numbers_are_a_contract() {
     let codes = NAMED.map(ExitCode::code);
-    assert_eq!(codes, [0, 110, 111, 112, 113, 124, 125, 130, 143, 152, 153]);
+    assert_eq!(codes, [0, 110, 111, 112, 113, 123, 124, 125, 130, 143, 152, 153]);
 }
 
 #[test]

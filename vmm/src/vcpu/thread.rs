@@ -23,8 +23,9 @@ use crate::affinity::CpuSet;
 use crate::boot_trace::{self, Stage};
 use crate::end::{EndReason, Ending};
 use crate::event_loop::LoopHandle;
-use crate::events::{self, Event, ReadySign};
+use crate::events::ReadySign;
 use crate::memory::mapped;
+use crate::readiness;
 
 thread_local! {
     /// The `immediate_exit` byte of the vCPU that runs on this thread; null elsewhere.
@@ -199,8 +200,7 @@ fn meaning(exit: VmExit) -> Option<EndReason> {
         VmExit::Continue | VmExit::Interrupted => None,
         VmExit::Effect(Effect::Booted) => {
             log::info!("the guest's userspace runs");
-            boot_trace::mark(Stage::Userspace);
-            events::emit(Event::Ready { by: ReadySign::BootTimer });
+            readiness::announce(ReadySign::BootTimer);
             None
         }
         VmExit::Effect(Effect::PowerOff) => Some(EndReason::PowerOff),

@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
 use super::backlog::Backlog;
-use super::{Size, Stage};
+use super::{Overhear, Size, Stage};
 
 /// Most input that waits for the guest. A paste beyond it stays with whoever sends it, since its source
 /// is not read before the guest took half of this: a guest that never reads costs no memory.
@@ -41,6 +41,7 @@ struct State {
     wake_at: u64,
     size: Option<Size>,
     received: u64,
+    listener: Option<Box<dyn Overhear>>,
 }
 
 struct Port {
@@ -64,6 +65,7 @@ impl Hub {
                 wake_at: u64::MAX,
                 size: None,
                 received: 0,
+                listener: None,
             }),
             wake: EventFd::new(EFD_NONBLOCK)?,
         })
@@ -92,6 +94,9 @@ impl Hub {
     /// Takes output of the device at `stage`. `wakes`: the host is to hear of it.
     pub(super) fn write(&self, stage: Stage, bytes: &[u8], wakes: bool) {
         let mut state = self.state();
+        if let Some(listener) = &mut state.listener {
+            listener.hear(stage, bytes);
+        }
         let reader = state.active();
         let Some(port) = state.port(stage) else {
             return;
@@ -225,6 +230,11 @@ impl Hub {
     /// Keeps the last `len` bytes shown from now on, whoever has read them.
     pub(super) fn keep_tail(&self, len: usize) {
         self.state().tail = Backlog::new(len);
+    }
+
+    /// Lets `listener` hear what devices write from now on.
+    pub(super) fn overhear(&self, listener: Box<dyn Overhear>) {
+        self.state().listener = Some(listener);
     }
 
     /// What was kept.

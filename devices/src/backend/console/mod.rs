@@ -77,6 +77,12 @@ pub struct Size {
     pub rows: u16,
 }
 
+/// Somebody who hears what the guest's devices say, shown or not.
+pub trait Overhear: Send {
+    /// The device of `stage` has said `bytes`. May be called on a vCPU thread; must not wait.
+    fn hear(&mut self, stage: Stage, bytes: &[u8]);
+}
+
 /// How much went through a console, in bytes.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct ConsoleCounters {
@@ -174,6 +180,11 @@ impl Console {
     #[must_use]
     pub fn tail(&self) -> Vec<u8> {
         self.shared.hub.tail()
+    }
+
+    /// Lets `listener` hear what devices write from now on.
+    pub fn overhear(&self, listener: Box<dyn Overhear>) {
+        self.shared.hub.overhear(listener);
     }
 
     /// Ends the console: delivers what readers take within `patience`, puts the terminal back, closes

@@ -46,6 +46,11 @@ pub trait Stream: Send {
     /// Ends a direction, as seen from here.
     fn shut_down(&mut self, direction: Shutdown);
 
+    /// Whether there is nobody who would say anything once the guest has said its last word.
+    fn only_listens(&self) -> bool {
+        false
+    }
+
     /// The guest has taken the connection that the program asked for; `port` is the one of its own.
     ///
     /// # Errors

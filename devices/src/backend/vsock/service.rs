@@ -1,6 +1,7 @@
 //! Services of this process that programs of the guest connect to, instead of a socket of the host.
 //!
-//! They only listen: a guest program says something and hangs up, as systemd does with `READY=1`.
+//! They only listen: a guest program says something and hangs up, as systemd does with `READY=1`. One
+//! that only ends its sending half, to see that all of it has been heard, sees the connection end.
 
 use std::io;
 use std::net::Shutdown;
@@ -45,6 +46,10 @@ impl Stream for SessionStream {
     fn watch_room(&mut self, _on: bool) {}
 
     fn shut_down(&mut self, _direction: Shutdown) {}
+
+    fn only_listens(&self) -> bool {
+        true
+    }
 
     fn accepted(&mut self, _port: u32) -> io::Result<()> {
         Ok(())

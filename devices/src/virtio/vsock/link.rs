@@ -125,6 +125,11 @@ impl Link {
         let Some(stream) = &mut self.stream else { return };
         if over.has(Directions::SEND) && self.backlog.is_empty() {
             stream.shut_down(Shutdown::Write);
+            if stream.only_listens() {
+                self.connection.host_is_over(Directions::BOTH);
+                self.stream = None;
+                return;
+            }
         }
         if over.has(Directions::RECEIVE) {
             stream.shut_down(Shutdown::Read);

@@ -3,6 +3,7 @@
 mod connections;
 mod credit;
 mod packets;
+mod ready;
 mod socket;
 
 use std::io::{ErrorKind, Read, Write};
@@ -16,7 +17,8 @@ use libtest_mimic::Trial;
 
 /// All of them.
 pub fn tests() -> Vec<Trial> {
-    let lists = [connections::tests(), packets::tests(), credit::tests(), socket::tests()];
+    let lists =
+        [connections::tests(), packets::tests(), credit::tests(), ready::tests(), socket::tests()];
     lists.into_iter().flatten().collect()
 }
 

@@ -25,7 +25,8 @@ fn questions() {
         assert_eq!(command(Get, path, ""), expected);
     }
     assert_eq!(route(Get, "/events", b""), Ok(Target::Events));
-    assert_eq!(route(Get, "/vm/wait", b""), Ok(Target::Wait));
+    assert_eq!(route(Get, "/vm/wait", b""), Ok(Target::Wait(For::End)));
+    assert_eq!(route(Get, "/vm/wait/ready", b""), Ok(Target::Wait(For::Ready)));
     let version = json!({ "firecracker_version": FIRECRACKER_VERSION });
     assert_eq!(route(Get, "/version", b""), Ok(Target::Now(Answer::Value(version))));
 }

@@ -11,12 +11,13 @@ use devices::metadata::Version;
 use serde::{Deserialize, Deserializer};
 
 use super::FileError;
+use super::console::Console;
 use super::limiter::RateLimiter;
 use crate::config::metadata::parse_address;
 use crate::config::{
-    Backing, BalloonConfig, BootProtocol, CmdlineConfig, ConsoleTarget, CpuTemplateConfig,
-    CpusConfig, DiskConfig, DiskEngine, DiskFormat, IoThread, MetadataConfig, NetConfig, NetSource,
-    OnReboot, Pages, ValueError, VmConfig, VsockConfig, parse_duration, parse_level, parse_mac,
+    Backing, BalloonConfig, BootProtocol, CmdlineConfig, CpuTemplateConfig, CpusConfig, DiskConfig,
+    DiskEngine, DiskFormat, IoThread, MetadataConfig, NetConfig, NetSource, OnReboot, Pages, Ready,
+    ValueError, VmConfig, VsockConfig, parse_duration, parse_level, parse_mac,
 };
 
 /// The whole file.
@@ -41,6 +42,8 @@ pub(super) struct Root {
     timeout: Option<String>,
     grace: Option<String>,
     on_reboot: Option<OnReboot>,
+    wait_ready: Option<String>,
+    ready_pattern: Option<String>,
     // Known, but not here.
     memory_hotplug: Given,
     metrics: Given,
@@ -144,6 +147,8 @@ struct Vsock {
     /// A name, which nothing is called by.
     #[serde(rename = "vsock_id")]
     _vsock_id: Option<String>,
+    // Our own.
+    ready_port: Option<u32>,
 }
 
 #[derive(Deserialize)]
@@ -187,32 +192,9 @@ struct Logger {
     module: Option<String>,
 }
 
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Console {
-    /// Firecracker's only key of a serial port: a file instead of the terminal.
-    serial_out_path: Option<PathBuf>,
-    #[serde(default)]
-    rate_limiter: Given,
-    // Our own.
-    #[serde(rename = "type")]
-    kind: Option<ConsoleKind>,
-    path: Option<PathBuf>,
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "lowercase")]
-enum ConsoleKind {
-    Off,
-    Stdio,
-    Pty,
-    File,
-    Socket,
-}
-
 /// Whether there is a value behind a key that can only be refused; null and an empty list are none.
 #[derive(Default)]
-struct Given(bool);
+pub(super) struct Given(pub(super) bool);
 
 impl<'de> Deserialize<'de> for Given {
     fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
@@ -240,6 +222,10 @@ impl Root {
             timeout: duration("timeout", self.timeout)?,
             grace: duration("grace", self.grace)?,
             on_reboot: self.on_reboot,
+            ready: Ready {
+                pattern: self.ready_pattern,
+                within: duration("wait-ready", self.wait_ready)?,
+            },
             ..VmConfig::default()
         };
         if let Some(boot) = self.boot_source {
@@ -257,8 +243,11 @@ impl Root {
         let threads = self.iothreads.into_iter().flatten();
         config.iothreads =
             threads.map(|thread| IoThread { id: thread.id, pin: thread.pin }).collect();
-        config.vsock =
-            self.vsock.map(|it| VsockConfig { guest_cid: Some(it.guest_cid), socket: it.uds_path });
+        config.vsock = self.vsock.map(|it| VsockConfig {
+            guest_cid: Some(it.guest_cid),
+            socket: it.uds_path,
+            ready_port: it.ready_port,
+        });
         if let Some(entropy) = self.entropy {
             unsupported(entropy.rate_limiter.0, "entropy.rate_limiter", RATE_LIMITER)?;
             config.rng = Some(entropy.enabled.unwrap_or(true));
@@ -281,7 +270,7 @@ impl Root {
     }
 }
 
-const RATE_LIMITER: &str = "the entropy device has no limits; remove the key";
+pub(super) const RATE_LIMITER: &str = "the entropy device has no limits; remove the key";
 
 impl BootSource {
     fn put_into(self, config: &mut VmConfig) -> Result<(), FileError> {
@@ -461,31 +450,11 @@ impl Logger {
     }
 }
 
-impl Console {
-    fn into_target(self, key: &str) -> Result<ConsoleTarget, FileError> {
-        let wrong = |what| Err(FileError::Keys { key: key.to_owned(), what });
-        unsupported(self.rate_limiter.0, format!("{key}.rate_limiter"), RATE_LIMITER)?;
-        let kind = match (self.serial_out_path, self.kind) {
-            (None, Some(kind)) => kind,
-            // A request about the serial port that says nothing leaves it on the terminal.
-            (None, None) if key == "serial" => ConsoleKind::Stdio,
-            (None, None) => return wrong("type is missing: add it"),
-            (Some(path), None) if self.path.is_none() => return Ok(ConsoleTarget::File(path)),
-            (Some(_), _) => return wrong("serial_out_path excludes type and path: keep one"),
-        };
-        match (kind, self.path) {
-            (ConsoleKind::Off, None) => Ok(ConsoleTarget::Off),
-            (ConsoleKind::Stdio, None) => Ok(ConsoleTarget::Stdio),
-            (ConsoleKind::Pty, None) => Ok(ConsoleTarget::Pty),
-            (ConsoleKind::File, Some(path)) => Ok(ConsoleTarget::File(path)),
-            (ConsoleKind::Socket, Some(path)) => Ok(ConsoleTarget::Socket(path)),
-            (ConsoleKind::File | ConsoleKind::Socket, None) => wrong("path is missing: add it"),
-            (_, Some(_)) => wrong("this type has no path: remove it"),
-        }
-    }
-}
-
-fn unsupported(given: bool, key: impl Into<String>, why: &'static str) -> Result<(), FileError> {
+pub(super) fn unsupported(
+    given: bool,
+    key: impl Into<String>,
+    why: &'static str,
+) -> Result<(), FileError> {
     if given { Err(FileError::Unsupported { key: key.into(), why }) } else { Ok(()) }
 }
 

@@ -39,6 +39,8 @@ pub(in crate::config) fn whole(config: &VmConfig) -> Value {
         ("id", config.id.as_ref().map(|id| json!(id))),
         ("timeout", config.timeout.map(|time| json!(format!("{}ms", time.as_millis())))),
         ("grace", config.grace.map(|time| json!(format!("{}ms", time.as_millis())))),
+        ("wait-ready", config.ready.within.map(|time| json!(format!("{}ms", time.as_millis())))),
+        ("ready-pattern", config.ready.pattern.as_ref().map(|text| json!(text))),
         ("on-reboot", config.on_reboot.filter(|it| *it == OnReboot::Restart).map(|it| json!(it))),
     ];
     put(&mut root, own);
@@ -141,10 +143,12 @@ fn network_interface(net: &NetConfig) -> Value {
 }
 
 fn vsock(device: &VsockConfig) -> Value {
-    json!({
+    let mut vsock = json!({
         "guest_cid": device.guest_cid.unwrap_or(GUEST_CID_DEFAULT),
         "uds_path": device.socket,
-    })
+    });
+    put(&mut vsock, [("ready_port", device.ready_port.map(|port| json!(port)))]);
+    vsock
 }
 
 /// The metadata service, if a card has it. Its file and its limit have no place in a configuration file.

@@ -1,7 +1,7 @@
 use super::*;
 use crate::config::{
     Backing, BootProtocol, CmdlineConfig, ConsoleTarget, CpusConfig, DiskConfig, DiskEngine,
-    DiskFormat, MetadataConfig, NetConfig, NetSource, OnReboot, Pages, VsockConfig,
+    DiskFormat, MetadataConfig, NetConfig, NetSource, OnReboot, Pages, Ready, VsockConfig,
 };
 use devices::metadata::Version;
 use devices::rate_limiter::{Limits, Rate};
@@ -94,7 +94,7 @@ fn a_firecracker_file_is_read_whole() {
         }],
         log_path: Some("fc.log".into()),
         level: Some(LevelFilter::Warn),
-        vsock: Some(VsockConfig { guest_cid: Some(52), socket: "v.sock".into() }),
+        vsock: Some(VsockConfig { guest_cid: Some(52), socket: "v.sock".into(), ready_port: None }),
         rng: Some(true),
         ..VmConfig::default()
     };
@@ -126,6 +126,9 @@ fn our_own_keys_say_what_the_flags_can_say() {
       "serial": { "type": "file", "path": "s" },
       "id": "box",
       "timeout": "30s",
+      "vsock": { "guest_cid": 9, "uds_path": "v", "ready_port": 52 },
+      "wait-ready": "5s",
+      "ready-pattern": "login:",
       "grace": "500ms",
       "on-reboot": "restart"
     }"#;
@@ -169,6 +172,8 @@ fn our_own_keys_say_what_the_flags_can_say() {
         id: Some("box".to_owned()),
         timeout: Some(Duration::from_secs(30)),
         grace: Some(Duration::from_millis(500)),
+        vsock: Some("cid=9,socket=v,ready=52".parse().unwrap()),
+        ready: Ready { pattern: Some("login:".to_owned()), within: Some(Duration::from_secs(5)) },
         on_reboot: Some(OnReboot::Restart),
         ..VmConfig::default()
     };

@@ -122,3 +122,25 @@ fn what_is_hidden_is_bounded() {
     }
     assert_eq!(hub.hidden(Stage::Early).len(), HIDDEN_LIMIT);
 }
+
+type Heard = Arc<Mutex<Vec<(Stage, Vec<u8>)>>>;
+
+struct Listener(Heard);
+
+impl Overhear for Listener {
+    fn hear(&mut self, stage: Stage, bytes: &[u8]) {
+        self.0.lock().unwrap().push((stage, bytes.to_vec()));
+    }
+}
+
+#[test]
+fn a_listener_hears_each_device_shown_or_not() {
+    let (hub, ..) = hub();
+    let heard = Heard::default();
+    hub.write(Stage::Early, b"before", true);
+    hub.overhear(Box::new(Listener(heard.clone())));
+    hub.write(Stage::Late, b"shown", true);
+    hub.write(Stage::Early, b"hidden", true);
+    let expected = [(Stage::Late, b"shown".to_vec()), (Stage::Early, b"hidden".to_vec())];
+    assert_eq!(*heard.lock().unwrap(), expected);
+}

@@ -308,6 +308,7 @@ fn a_service_of_this_process_hears_the_guest() {
     let pieces = [Segment { address: GuestAddress(0), len: 8 }];
     assert_eq!(stream.write(&Buffers::new(&setup.memory, &pieces), 0, 8).unwrap(), 8);
     assert_eq!(setup.read(&mut *stream).unwrap_err().kind(), ErrorKind::WouldBlock);
+    assert!(stream.only_listens());
     assert!(stream.write_bytes(b"stop").is_err(), "the service ends it");
     drop(stream);
     assert_eq!(*recorder.0.lock().unwrap(), ["READY=1\nstop"]);

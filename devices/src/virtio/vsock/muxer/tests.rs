@@ -310,6 +310,23 @@ fn the_guest_ends_its_half_after_what_it_sent() {
 }
 
 #[test]
+fn who_only_listens_is_done_with_the_guest() {
+    let mut setup = Setup::new();
+    let id = setup.connect(1000);
+    setup.host.with(id, |program| program.only_listens = true);
+    setup.host.with(id, |program| program.room = 10);
+    setup.send_data(1000, ECHO, b"READY=1");
+    setup.packet(Header { flags: 2, ..header(Op::Shutdown, 1000, ECHO) }, &[]);
+    let got = setup.take();
+    assert_eq!((ops(&got), got[0].flags), (vec![Op::Shutdown], 3), "nothing will be said");
+    setup.host.with(id, |program| {
+        assert_eq!((&program.got[..], program.is_closed), (&b"READY=1"[..], true));
+    });
+    setup.send(Op::Reset, 1000, ECHO);
+    assert_eq!(setup.take(), []);
+}
+
+#[test]
 fn what_a_guest_sent_before_it_closed_still_arrives() {
     let mut setup = Setup::new();
     let id = setup.connect(1000);

@@ -38,6 +38,8 @@ pub(crate) struct Program {
     /// The port it was told that it has.
     pub(crate) accepted: Option<u32>,
     pub(crate) watches_room: bool,
+    /// It has nothing to say.
+    pub(crate) only_listens: bool,
     pub(crate) shut_down: Vec<Shutdown>,
     /// The device has let go of the connection.
     pub(crate) is_closed: bool,
@@ -193,6 +195,10 @@ impl Stream for FakeStream {
 
     fn shut_down(&mut self, direction: Shutdown) {
         self.with(|program| program.shut_down.push(direction));
+    }
+
+    fn only_listens(&self) -> bool {
+        self.with(|program| program.only_listens)
     }
 
     fn accepted(&mut self, port: u32) -> io::Result<()> {
