@@ -15,6 +15,7 @@ pub mod interrupt;
 pub mod legacy;
 pub mod memory;
 pub mod metadata;
+pub mod metrics;
 pub mod platform;
 pub mod rate_limiter;
 #[cfg(any(test, feature = "test-util"))]

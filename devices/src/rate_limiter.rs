@@ -12,8 +12,8 @@
 mod gate;
 
 use std::num::NonZeroU64;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 pub use gate::Gate;
@@ -155,7 +155,13 @@ pub struct Limiter {
     changes: AtomicU32,
     clock: Box<dyn Clock>,
     state: Mutex<State>,
+    /// How often a gate had to close.
+    closures: AtomicU64,
+    on_closure: OnceLock<OnClosure>,
 }
+
+/// Called on the thread that serves the queue.
+type OnClosure = Box<dyn Fn() + Send + Sync>;
 
 #[derive(Default)]
 struct State {
@@ -179,9 +185,31 @@ impl Limiter {
             changes: AtomicU32::new(0),
             clock,
             state: Mutex::default(),
+            closures: AtomicU64::new(0),
+            on_closure: OnceLock::new(),
         };
         limiter.set_limits(limits);
         Arc::new(limiter)
+    }
+
+    /// How often a queue had used up what it may, and had to stand still.
+    #[must_use]
+    pub fn closures(&self) -> u64 {
+        self.closures.load(Ordering::Relaxed)
+    }
+
+    /// Has `tell` called whenever that happens, on the thread that serves the queue: it must not wait. Only the first
+    /// one is.
+    pub fn on_closure(&self, tell: impl Fn() + Send + Sync + 'static) {
+        let _ = self.on_closure.set(Box::new(tell));
+    }
+
+    /// A gate closes.
+    fn count_closure(&self) {
+        self.closures.fetch_add(1, Ordering::Relaxed);
+        if let Some(tell) = self.on_closure.get() {
+            tell();
+        }
     }
 
     /// The limits in force.

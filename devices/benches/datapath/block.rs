@@ -51,8 +51,19 @@ pub(crate) fn cases() -> Vec<Case> {
                 (Engine::IoUring, _) => 0.0,
             };
             let name = format!("block {label} {what} {len} B, depth {depth}");
-            all.push(Case::new(name, depth, per_request, move || block(engine, write, len, depth)));
+            let make = move || block(engine, write, len, depth, false);
+            all.push(Case::new(name, depth, per_request, make));
         }
+    }
+    // The same with the time of each request measured.
+    for (engine, label, depth, per_request) in [
+        (Engine::Sync, "sync", 1, 1.125),
+        (Engine::Sync, "sync", 32, 1.125),
+        (Engine::IoUring, "uring", 32, 0.0),
+    ] {
+        let name = format!("block {label} read 4096 B, depth {depth}, timed");
+        let make = move || block(engine, false, 4096, depth, true);
+        all.push(Case::new(name, depth, per_request, make));
     }
     all
 }
@@ -66,13 +77,16 @@ fn temporary_disk() -> TempFile {
     temporary
 }
 
-fn block(engine: Engine, write: bool, len: u32, depth: u16) -> Box<dyn Subject> {
+fn block(engine: Engine, write: bool, len: u32, depth: u16, timed: bool) -> Box<dyn Subject> {
     let temporary = temporary_disk();
     let disk = Arc::new(Disk::open(temporary.as_path(), DiskOptions::default()).unwrap());
     let queues = NonZeroU16::MIN;
     let id = "disk".to_owned();
     let limiter = Limiter::new(Limits::NONE);
     let device = Block::new(BlockOptions { id, serial: None, disk, queues, engine, limiter });
+    if timed {
+        device.control().measure_times();
+    }
     // FLUSH: a driver without it makes every write durable.
     let rig = Rig::new(Box::new(device), 1 << 9, 256, |memory, rings| {
         for i in 0..u64::from(CHAINS) {

@@ -11,8 +11,10 @@ use vm_superio::serial::NoEvents;
 
 use crate::backend::console::{ConsoleEvent, ConsolePort, ConsoleSource};
 use crate::bus::{BusDevice, Effect};
+use crate::counters;
 use crate::event::Interest;
 use crate::interrupt::InterruptLine;
+use crate::metrics::Counter;
 
 /// Receiver buffer or, written, transmitter.
 const DATA: u8 = 0;
@@ -43,18 +45,42 @@ const DATA_READY: u8 = 0x01;
 /// The chip's receive FIFO.
 const FIFO: usize = 64;
 
+counters! {
+    /// What a serial port counts. It is locked while it does.
+    pub struct SerialCounters => SerialCounts {
+        /// Bytes that the guest sent.
+        sent: Counter,
+        /// Bytes that came for the guest.
+        received: Counter,
+        /// Reads that are none of a 16550: too wide.
+        missed_reads: Counter,
+        /// Writes that are none.
+        missed_writes: Counter,
+        /// Interrupts that could not be raised.
+        errors: Counter,
+    }
+}
+
 /// The serial port.
 pub struct Serial {
     chip: vm_superio::Serial<Trigger, NoEvents, Output>,
     port: ConsolePort,
+    counters: Arc<SerialCounters>,
 }
 
 impl Serial {
     /// A port as after power-on, behind `port`, that raises `line`.
     #[must_use]
     pub fn new(line: Box<dyn InterruptLine>, port: ConsolePort) -> Self {
-        let output = Output(port.clone());
-        Self { chip: vm_superio::Serial::new(Trigger(line), output), port }
+        let counters: Arc<SerialCounters> = Arc::default();
+        let output = Output { port: port.clone(), counters: counters.clone() };
+        Self { chip: vm_superio::Serial::new(Trigger(line), output), port, counters }
+    }
+
+    /// What the port counts, from its creation on.
+    #[must_use]
+    pub fn counters(&self) -> Arc<SerialCounters> {
+        self.counters.clone()
     }
 
     /// Moves waiting input into the FIFO, as much as fits.
@@ -67,8 +93,10 @@ impl Serial {
         let room = self.chip.fifo_capacity();
         let count = self.port.read(bytes.get_mut(..room).unwrap_or_default());
         let input = bytes.get(..count).unwrap_or_default();
+        self.counters.received.add(count as u64);
         // The room was there, so what can fail is the interrupt.
         if let Err(error) = self.chip.enqueue_raw_bytes(input) {
+            self.counters.errors.add(1);
             log::error!("serial port: interrupt could not be raised: {error}");
         }
     }
@@ -108,18 +136,24 @@ impl BusDevice for Serial {
     fn read(&mut self, offset: u64, data: &mut [u8]) {
         match (data, u8::try_from(offset)) {
             ([byte], Ok(offset @ 0..8)) => *byte = self.read_register(offset),
-            (data, _) => data.fill(0xff),
+            (data, _) => {
+                self.counters.missed_reads.add(1);
+                data.fill(0xff);
+            }
         }
     }
 
     fn write(&mut self, offset: u64, data: &[u8]) -> Option<Effect> {
         if let ([byte], Ok(offset @ 0..8)) = (data, u8::try_from(offset)) {
             if let Err(error) = self.chip.write(offset, *byte) {
+                self.counters.errors.add(1);
                 log::error!("serial port: interrupt could not be raised: {error}");
             }
             if offset == MODEM_CONTROL {
                 self.feed();
             }
+        } else {
+            self.counters.missed_writes.add(1);
         }
         None
     }
@@ -169,11 +203,15 @@ impl vm_superio::Trigger for Trigger {
 }
 
 /// The console port as the chip wants it.
-struct Output(ConsolePort);
+struct Output {
+    port: ConsolePort,
+    counters: Arc<SerialCounters>,
+}
 
 impl Write for Output {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0.write(bytes);
+        self.counters.sent.add(bytes.len() as u64);
+        self.port.write(bytes);
         Ok(bytes.len())
     }
 

@@ -68,13 +68,14 @@ impl Gate {
             self.closed = None;
             return false;
         }
-        if !closed.is_armed
-            && let Err(error) = self.arm(left.saturating_add(closed.slack))
-        {
-            // Better too much than never again anything.
-            log::error!("a rate limit cannot be kept, there is no timer: {error}");
-            self.closed = None;
-            return false;
+        if !closed.is_armed {
+            if let Err(error) = self.arm(left.saturating_add(closed.slack)) {
+                // Better too much than never again anything.
+                log::error!("a rate limit cannot be kept, there is no timer: {error}");
+                self.closed = None;
+                return false;
+            }
+            self.limiter.count_closure();
         }
         self.closed = Some(Closed { is_armed: true, ..closed });
         true

@@ -270,3 +270,23 @@ fn other_limits_open_a_closed_gate_and_count_from_then_on() {
         gate.charge(1 << 40);
     }
 }
+
+#[test]
+fn each_closure_is_counted_and_told_once() {
+    let clock = FakeClock::new();
+    let limits = Limits { bandwidth: None, ops: Some(rate(1, SECOND)) };
+    let limiter = Limiter::with_clock(limits, Box::new(clock.clone()));
+    let told = Arc::new(AtomicU32::new(0));
+    let count = told.clone();
+    limiter.on_closure(move || {
+        count.fetch_add(1, Ordering::Relaxed);
+    });
+    let mut gate = Gate::new(limiter.clone());
+    for closures in 1..4 {
+        gate.charge(1);
+        assert!(gate.is_closed() && gate.is_closed(), "however often it is asked");
+        assert_eq!((limiter.closures(), told.load(Ordering::Relaxed)), (closures.into(), closures));
+        clock.advance(SECOND);
+        assert!(!gate.is_closed());
+    }
+}

@@ -3,12 +3,15 @@
 //! The smallest device, and the pattern for the others. It has no features and no configuration.
 
 use std::io::Read;
+use std::sync::Arc;
 
 use super::DeviceType;
 use super::device::{ActivateError, Activation, QueueHandler, VirtioDevice, read_config_bytes};
 use super::queue::{Chain, Fault, Queue, QueueError};
+use crate::counters;
 use crate::event::Interest;
 use crate::memory::Buffers;
+use crate::metrics::Counter;
 
 /// Most bytes given for one request. A driver may offer a buffer of gigabytes; the used length tells it
 /// how much it got, and it asks again (Linux takes 64 bytes at a time).
@@ -22,16 +25,35 @@ const KICK: u16 = 0;
 /// Where the entropy comes from; a new reader for each activation.
 pub type OpenSource = Box<dyn Fn() -> std::io::Result<Box<dyn Read + Send>> + Send>;
 
+counters! {
+    /// What the device counts.
+    pub struct Counters => Counts {
+        /// Requests that were answered.
+        requests: Counter,
+        /// Bytes given to the guest.
+        bytes: Counter,
+        /// Requests that the source failed.
+        failed: Counter,
+    }
+}
+
 /// The entropy device.
 pub struct Rng {
     open: OpenSource,
+    counters: Arc<Counters>,
 }
 
 impl Rng {
     /// A device fed by what `open` opens, such as `/dev/urandom`.
     #[must_use]
     pub fn new(open: OpenSource) -> Self {
-        Self { open }
+        Self { open, counters: Arc::default() }
+    }
+
+    /// What the device counts, from its creation on.
+    #[must_use]
+    pub fn counters(&self) -> Arc<Counters> {
+        self.counters.clone()
     }
 }
 
@@ -61,7 +83,8 @@ impl VirtioDevice for Rng {
             what: "entropy source cannot be opened".to_owned(),
             source,
         })?;
-        Ok(vec![Box::new(Handler { queue, source, chain: Chain::new() })])
+        let (counters, chain) = (self.counters.clone(), Chain::new());
+        Ok(vec![Box::new(Handler { queue, source, chain, counters })])
     }
 }
 
@@ -69,6 +92,7 @@ struct Handler {
     queue: Queue,
     source: Box<dyn Read + Send>,
     chain: Chain,
+    counters: Arc<Counters>,
 }
 
 impl QueueHandler for Handler {
@@ -77,8 +101,10 @@ impl QueueHandler for Handler {
     }
 
     fn handle(&mut self, _token: u16) -> Result<(), QueueError> {
-        let Self { queue, source, chain } = self;
-        queue.serve(MAX_BATCH, chain, |memory, chain| fill(&mut **source, &chain.writable(memory)))
+        let Self { queue, source, chain, counters } = self;
+        queue.serve(MAX_BATCH, chain, |memory, chain| {
+            fill(&mut **source, &chain.writable(memory), counters)
+        })
     }
 
     fn stop(self: Box<Self>) -> Vec<Queue> {
@@ -87,14 +113,17 @@ impl QueueHandler for Handler {
 }
 
 /// Answers one request; a source that fails answers with no bytes.
-fn fill(source: &mut dyn Read, to: &Buffers<'_>) -> Result<u32, Fault> {
+fn fill(source: &mut dyn Read, to: &Buffers<'_>, counters: &Counters) -> Result<u32, Fault> {
+    counters.requests.add(1);
     let mut bytes = [0; MAX_REQUEST];
     let wanted = bytes.get_mut(..to.len().min(MAX_REQUEST)).unwrap_or_default();
     if let Err(error) = source.read_exact(wanted) {
         log::error!("entropy source failed: {error}");
+        counters.failed.add(1);
         return Ok(0);
     }
     let written = to.write_at(0, wanted)?;
+    counters.bytes.add(written as u64);
     Ok(u32::try_from(written).unwrap_or(0))
 }
 

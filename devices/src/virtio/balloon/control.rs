@@ -77,6 +77,20 @@ pub struct BalloonCounters {
     pub inflated_pages: u64,
     /// Pages that the guest took back with notice.
     pub deflated_pages: u64,
+    /// How often it put some in.
+    pub inflations: u64,
+    /// How often it took some back.
+    pub deflations: u64,
+    /// How often it told its statistics.
+    pub statistics: u64,
+    /// How often it reported free pages.
+    pub reports: u64,
+    /// Given back to the host because of that.
+    pub reported: u64,
+    /// How often it hinted at free pages.
+    pub hints: u64,
+    /// Given back to the host because of that.
+    pub hinted: u64,
 }
 
 /// The same, as the handlers count.
@@ -89,6 +103,13 @@ pub(super) struct Counting {
     pub(super) failed: AtomicU64,
     pub(super) inflated_pages: AtomicU64,
     pub(super) deflated_pages: AtomicU64,
+    pub(super) inflations: AtomicU64,
+    pub(super) deflations: AtomicU64,
+    pub(super) statistics: AtomicU64,
+    pub(super) reports: AtomicU64,
+    pub(super) reported: AtomicU64,
+    pub(super) hints: AtomicU64,
+    pub(super) hinted: AtomicU64,
 }
 
 /// Adds to one of [`Counting`].
@@ -203,6 +224,11 @@ impl Shared {
     }
 
     pub(super) fn take_statistics(&self, statistics: Statistics) {
+        count(&self.counting.statistics, 1);
+        self.set_statistics(statistics);
+    }
+
+    fn set_statistics(&self, statistics: Statistics) {
         *lock(&self.statistics) = statistics;
     }
 
@@ -250,7 +276,7 @@ impl Drop for Session {
         shared.set_actual_pages(0);
         let nothing = HintingStatus { host_command: HINT_STOP, guest_command: None };
         lock(&shared.hinting).status = nothing;
-        shared.take_statistics(Statistics::default());
+        shared.set_statistics(Statistics::default());
         // Disarming a timer cannot fail.
         let _ = shared.rearm(|poll| poll.has_driver = false);
     }
@@ -380,6 +406,13 @@ impl BalloonControl {
             failed: get(&counting.failed),
             inflated_pages: get(&counting.inflated_pages),
             deflated_pages: get(&counting.deflated_pages),
+            inflations: get(&counting.inflations),
+            deflations: get(&counting.deflations),
+            statistics: get(&counting.statistics),
+            reports: get(&counting.reports),
+            reported: get(&counting.reported),
+            hints: get(&counting.hints),
+            hinted: get(&counting.hinted),
         }
     }
 

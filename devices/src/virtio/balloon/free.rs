@@ -43,7 +43,11 @@ impl QueueHandler for Reports {
     fn handle(&mut self, _token: u16) -> Result<(), QueueError> {
         let Self { queue, chain, releaser } = self;
         queue.serve(1, chain, |memory, chain| {
-            releaser.release_all(memory, chain.writable(memory).segments(), MAX_REPORT);
+            let released =
+                releaser.release_all(memory, chain.writable(memory).segments(), MAX_REPORT);
+            let counting = &releaser.shared.counting;
+            count(&counting.reports, 1);
+            count(&counting.reported, released);
             Ok(0)
         })
     }
@@ -80,7 +84,10 @@ impl QueueHandler for Hints {
             }
             let pages = chain.writable(memory);
             if releaser.shared.is_hint_current() {
-                releaser.release_all(memory, pages.segments(), MAX_HINT);
+                let released = releaser.release_all(memory, pages.segments(), MAX_HINT);
+                let counting = &releaser.shared.counting;
+                count(&counting.hints, 1);
+                count(&counting.hinted, released);
             } else {
                 // Of a command that is over: the driver may be using these pages again.
                 count(&releaser.shared.counting.excess, pages.len() as u64);

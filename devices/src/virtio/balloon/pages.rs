@@ -47,7 +47,9 @@ impl QueueHandler for Inflate {
         let Self { queue, chain, releaser, numbers, .. } = self;
         queue.serve(MAX_BATCH, chain, |memory, chain| {
             read_numbers(&chain.readable(memory), numbers, &releaser.shared)?;
-            count(&releaser.shared.counting.inflated_pages, numbers.len() as u64);
+            let counting = &releaser.shared.counting;
+            count(&counting.inflations, 1);
+            count(&counting.inflated_pages, numbers.len() as u64);
             // Released before the request is answered: afterwards the driver may use them again.
             for (first, pages) in runs(numbers) {
                 releaser.release(memory, u64::from(first) << PAGE_SHIFT, pages << PAGE_SHIFT);
@@ -83,6 +85,7 @@ impl QueueHandler for Deflate {
         let Self { queue, chain, shared } = self;
         queue.serve(MAX_BATCH, chain, |memory, chain| {
             let pages = chain.readable(memory).len() / NUMBER;
+            count(&shared.counting.deflations, 1);
             count(&shared.counting.deflated_pages, pages as u64);
             Ok(0)
         })

@@ -1,11 +1,13 @@
 //! Changing a block device while its machine runs: its limits, and the disk behind it.
 
 use std::path::Path;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::config;
+use super::counters::{QueueCounters, QueueCounts};
 use crate::backend::disk::{Disk, DiskError};
+use crate::metrics::Live;
 use crate::rate_limiter::{Limiter, Limits};
 use crate::virtio::session::Sessions;
 
@@ -14,15 +16,20 @@ pub(super) struct Shared {
     disk: Mutex<Arc<Disk>>,
     /// How often the disk was replaced.
     changes: AtomicU32,
+    is_measured: AtomicBool,
+    /// Those of each queue, in order.
+    pub(super) counters: Vec<Arc<QueueCounters>>,
     pub(super) limiter: Arc<Limiter>,
     pub(super) sessions: Sessions,
 }
 
 impl Shared {
-    pub(super) fn new(disk: Arc<Disk>, limiter: Arc<Limiter>) -> Arc<Self> {
+    pub(super) fn new(disk: Arc<Disk>, limiter: Arc<Limiter>, queues: usize) -> Arc<Self> {
         Arc::new(Self {
             disk: Mutex::new(disk),
             changes: AtomicU32::new(0),
+            is_measured: AtomicBool::new(false),
+            counters: (0..queues).map(|_| Arc::default()).collect(),
             limiter,
             sessions: Sessions::default(),
         })
@@ -31,6 +38,11 @@ impl Shared {
     /// The disk at present.
     pub(super) fn disk(&self) -> Arc<Disk> {
         self.disk.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Whether somebody wants to know how long requests take.
+    pub(super) fn is_measured(&self) -> bool {
+        self.is_measured.load(Ordering::Relaxed)
     }
 
     /// How often the disk was replaced. Whoever asks first, and then for the disk, does not miss one.
@@ -61,6 +73,23 @@ impl BlockControl {
     pub fn set_limits(&self, limits: Limits) {
         self.shared.limiter.set_limits(limits);
         self.shared.sessions.wake();
+    }
+
+    /// Has the time that requests take measured from the next activation of the device on.
+    pub fn measure_times(&self) {
+        self.shared.is_measured.store(true, Ordering::Relaxed);
+    }
+
+    /// What each queue has counted since the device was made.
+    #[must_use]
+    pub fn counts(&self) -> Vec<QueueCounts> {
+        self.shared.counters.iter().map(|queue| queue.read()).collect()
+    }
+
+    /// What its queues are limited by.
+    #[must_use]
+    pub fn limiter(&self) -> &Arc<Limiter> {
+        &self.shared.limiter
     }
 
     /// The disk at present.

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::control::Shared;
-use super::counters::QueueCounters;
+use super::counters::{QueueCounters, Stopwatch};
 use super::request::{Kind, Request, Rules, Status, Step};
 use crate::backend::disk::io::{DiskIo, Op, Started};
 use crate::event::Interest;
@@ -39,6 +39,8 @@ pub(super) struct Handler {
     slots: Vec<Slot>,
     free: Vec<u16>,
     counters: Arc<QueueCounters>,
+    /// Where somebody wants to know how long requests take.
+    stopwatch: Option<Stopwatch>,
     gate: Gate,
     linger: Linger,
     link: Link,
@@ -58,6 +60,8 @@ pub(super) struct Link {
 struct Slot {
     chain: Chain,
     request: Option<Request>,
+    /// When it was found on the ring, where that is measured.
+    found_at: Option<Instant>,
 }
 
 /// Why no more requests were taken.
@@ -86,6 +90,7 @@ impl Handler {
             rules,
             slots: Vec::new(),
             free: Vec::new(),
+            stopwatch: link.shared.is_measured().then(|| Stopwatch::new(counters.clone())),
             counters,
             gate: Gate::new(link.shared.limiter.clone()),
             linger: Linger::new(),
@@ -97,10 +102,13 @@ impl Handler {
     fn serve(&mut self) -> Result<(), QueueError> {
         self.finish_completed()?;
         if self.link.shared.changes() != self.link.changes && !self.change_disk() {
-            return self.queue.announce();
+            return self.announce();
         }
         for pass in 1.. {
             self.queue.silence_kicks()?;
+            if let Some(stopwatch) = &mut self.stopwatch {
+                stopwatch.begin();
+            }
             let stop = self.take_requests()?;
             self.submit();
             // What was in the page cache is back already.
@@ -121,6 +129,14 @@ impl Handler {
                 }
             }
         }
+        self.announce()
+    }
+
+    /// Lets the driver hear of what was answered.
+    fn announce(&mut self) -> Result<(), QueueError> {
+        if let Some(stopwatch) = &mut self.stopwatch {
+            stopwatch.announced();
+        }
         self.queue.announce()
     }
 
@@ -131,7 +147,7 @@ impl Handler {
         let Some(until) = self.linger.until(Instant::now()).filter(|_| is_idle) else {
             return Ok(false);
         };
-        self.queue.announce()?;
+        self.announce()?;
         while !self.queue.has_more()? {
             if Instant::now() >= until {
                 self.linger.was_in_vain();
@@ -186,6 +202,7 @@ impl Handler {
             let request = request.map_err(|fault| self.queue.fault(fault))?;
             self.gate.charge(request.cost());
             slot.request = Some(request);
+            slot.found_at = self.stopwatch.as_ref().map(Stopwatch::found_at);
             self.run(index)?;
         }
         Ok(Stop::BatchFull)
@@ -258,6 +275,9 @@ impl Handler {
             return Err(self.queue.fault(Fault::Memory(error)));
         }
         count(&self.counters, &request, status);
+        if let (Some(stopwatch), Some(found_at)) = (&mut self.stopwatch, slot.found_at) {
+            stopwatch.answered(request.kind(), found_at);
+        }
         self.queue.push(slot.chain.head(), request.written())
     }
 
@@ -276,7 +296,7 @@ impl Handler {
             return Some(index);
         }
         let index = u16::try_from(self.slots.len()).ok().filter(|&n| n < self.queue.size())?;
-        self.slots.push(Slot { chain: Chain::new(), request: None });
+        self.slots.push(Slot { chain: Chain::new(), request: None, found_at: None });
         Some(index)
     }
 
@@ -311,6 +331,7 @@ impl QueueHandler for Handler {
 
     fn handle(&mut self, token: u16) -> Result<(), QueueError> {
         if token == KICK {
+            self.counters.kicks.add(1);
             self.linger.called(Instant::now());
         }
         let served = self.serve();
@@ -325,7 +346,7 @@ impl QueueHandler for Handler {
                 log::error!("{}: cannot wait for the host's disk: {error}", self.name);
                 break;
             }
-            let served = self.finish_completed().and_then(|()| self.queue.announce());
+            let served = self.finish_completed().and_then(|()| self.announce());
             self.broken = served.is_err();
             served?;
         }

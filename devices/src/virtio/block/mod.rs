@@ -25,7 +25,7 @@ use crate::memory::GuestMemory;
 use crate::rate_limiter::Limiter;
 
 pub use control::BlockControl;
-pub use counters::{Counter, QueueCounters};
+pub use counters::{QueueCounters, QueueCounts};
 
 use config::{QUEUE_SIZE, bit};
 use control::Shared;
@@ -92,7 +92,6 @@ pub struct Block {
     serial: Serial,
     shared: Arc<Shared>,
     queue_sizes: Vec<u16>,
-    counters: Vec<Arc<QueueCounters>>,
     open_io: OpenIo,
 }
 
@@ -116,7 +115,7 @@ impl Block {
     /// The counters of each queue, in order; they go on counting when the device is reset.
     #[must_use]
     pub fn counters(&self) -> &[Arc<QueueCounters>] {
-        &self.counters
+        &self.shared.counters
     }
 
     fn with_io(options: BlockOptions, open_io: OpenIo) -> Self {
@@ -125,9 +124,8 @@ impl Block {
         Self {
             name: id.into(),
             serial: serial.unwrap_or_else(|| Serial::cut(disk.identity())),
-            shared: Shared::new(disk, limiter),
+            shared: Shared::new(disk, limiter, queues),
             queue_sizes: vec![QUEUE_SIZE; queues],
-            counters: (0..queues).map(|_| Arc::default()).collect(),
             open_io,
         }
     }
@@ -177,7 +175,7 @@ impl VirtioDevice for Block {
         let disk = shared.disk();
         let mut handlers: Vec<Box<dyn QueueHandler>> = Vec::with_capacity(queues.len());
         // A driver may use fewer queues than there are (virtio 1.3, 5.2.5), but not none.
-        for (queue, counters) in queues.into_iter().zip(&self.counters) {
+        for (queue, counters) in queues.into_iter().zip(&shared.counters) {
             let Some(queue) = queue else { continue };
             let io = (self.open_io)(&disk, queue.size(), &memory);
             let rules = self.rules(&disk, features);

@@ -8,3 +8,4 @@ mod model;
 mod requests;
 mod staying;
 mod support;
+mod times;

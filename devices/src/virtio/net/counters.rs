@@ -2,6 +2,9 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use crate::counters;
+use crate::metrics::Live;
+
 /// A number that only grows.
 #[derive(Debug, Default)]
 pub struct Counter(AtomicU64);
@@ -24,29 +27,44 @@ impl Counter {
     }
 }
 
-/// The counters of one card. "Received" and "sent" are the guest's view; bytes do not include the
-/// virtio-net header.
-#[derive(Debug, Default)]
-pub struct Counters {
-    /// Frames given to the guest.
-    pub rx_frames: Counter,
-    /// Their bytes.
-    pub rx_bytes: Counter,
-    /// Frames dropped because the driver's buffers did not hold them.
-    pub rx_no_buffer: Counter,
-    /// Frames that the host could not deliver.
-    pub rx_errors: Counter,
-    /// Frames taken from the guest and sent.
-    pub tx_frames: Counter,
-    /// Their bytes.
-    pub tx_bytes: Counter,
-    /// Frames dropped because the driver should not have sent them: too short, too long, malformed in
-    /// the kernel's eyes, or on a queue pair that it did not enable.
-    pub tx_rejected: Counter,
-    /// Frames dropped because the host had no room for them.
-    pub tx_no_room: Counter,
-    /// Frames dropped because the host failed otherwise: interface down or gone.
-    pub tx_errors: Counter,
-    /// Commands answered with an error.
-    pub control_refused: Counter,
+impl Live for Counter {
+    type Value = u64;
+
+    fn read(&self) -> u64 {
+        self.get()
+    }
+}
+
+counters! {
+    /// The counters of one card. "Received" and "sent" are the guest's view; bytes do not include the
+    /// virtio-net header.
+    pub struct Counters => Counts {
+        /// News of frames from the host.
+        rx_events: Counter,
+        /// Kicks of queues of buffers.
+        rx_kicks: Counter,
+        /// Kicks of queues of frames.
+        tx_kicks: Counter,
+        /// Frames given to the guest.
+        rx_frames: Counter,
+        /// Their bytes.
+        rx_bytes: Counter,
+        /// Frames dropped because the driver's buffers did not hold them.
+        rx_no_buffer: Counter,
+        /// Frames that the host could not deliver.
+        rx_errors: Counter,
+        /// Frames taken from the guest and sent.
+        tx_frames: Counter,
+        /// Their bytes.
+        tx_bytes: Counter,
+        /// Frames dropped because the driver should not have sent them: too short, too long, malformed in
+        /// the kernel's eyes, or on a queue pair that it did not enable.
+        tx_rejected: Counter,
+        /// Frames dropped because the host had no room for them.
+        tx_no_room: Counter,
+        /// Frames dropped because the host failed otherwise: interface down or gone.
+        tx_errors: Counter,
+        /// Commands answered with an error.
+        control_refused: Counter,
+    }
 }

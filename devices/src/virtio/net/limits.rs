@@ -2,8 +2,9 @@
 
 use std::sync::Arc;
 
-use super::Shared;
-use crate::rate_limiter::Limits;
+use super::{Counts, Shared};
+use crate::metrics::Live;
+use crate::rate_limiter::{Limiter, Limits};
 
 /// What a network card is limited by, all queue pairs together: bytes of frames, and frames.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -30,6 +31,24 @@ impl NetControl {
     #[must_use]
     pub fn limits(&self) -> NetLimits {
         NetLimits { rx: self.shared.rx_limiter.limits(), tx: self.shared.tx_limiter.limits() }
+    }
+
+    /// What the card has counted since it was made.
+    #[must_use]
+    pub fn counts(&self) -> Counts {
+        self.shared.counters.read()
+    }
+
+    /// What frames towards the guest are limited by.
+    #[must_use]
+    pub fn rx_limiter(&self) -> &Arc<Limiter> {
+        &self.shared.rx_limiter
+    }
+
+    /// What frames from the guest are limited by.
+    #[must_use]
+    pub fn tx_limiter(&self) -> &Arc<Limiter> {
+        &self.shared.tx_limiter
     }
 
     /// Sets other limits; frames that wait are measured by them.

@@ -30,7 +30,7 @@ use crate::backend::net::NetBackend;
 use crate::interrupt::Interrupt;
 use crate::rate_limiter::Limiter;
 
-pub use counters::{Counter, Counters};
+pub use counters::{Counter, Counters, Counts};
 pub use limits::{NetControl, NetLimits};
 pub use options::{MacAddress, Mtu, NetError};
 

@@ -280,6 +280,11 @@ impl QueueHandler for Receiver {
     }
 
     fn handle(&mut self, token: u16) -> Result<(), QueueError> {
+        match token {
+            KICK => self.port.shared.counters.rx_kicks.add(1),
+            FRAME => self.port.shared.counters.rx_events.add(1),
+            _ => {}
+        }
         if token == FRAME {
             self.may_have_frames = true;
             if let Some(held) = &mut self.held {

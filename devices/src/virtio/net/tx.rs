@@ -48,8 +48,9 @@ impl QueueHandler for Sender {
         self.gate.late_interest(GATE)
     }
 
-    fn handle(&mut self, _token: u16) -> Result<(), QueueError> {
+    fn handle(&mut self, token: u16) -> Result<(), QueueError> {
         let Self { port, queue, chain, iovecs, gate } = self;
+        port.shared.counters.tx_kicks.add(usize::from(token == KICK));
         if gate.is_closed() {
             return Ok(());
         }

@@ -1,4 +1,5 @@
 use super::*;
+use crate::metrics::Live;
 use crate::test_util::{Running, guest_memory};
 use crate::virtio::feature;
 use vm_memory::{Bytes, GuestAddress};
@@ -65,10 +66,12 @@ fn a_source_that_fails_answers_every_request() {
     }
     let memory = guest_memory(1 << 20);
     let device = Box::new(Rng::new(Box::new(|| Ok(Box::new(Broken)))));
+    let counters = device.counters();
     let mut rng = Running::new(device, &memory, 0, QUEUE);
     rng.queues[0].add(&[(BUFFER, 8, true)]);
     assert!(rng.kick(0));
     assert_eq!(rng.queues[0].take_used(), [(0, 0)]);
+    assert_eq!(counters.read(), Counts { requests: 1, bytes: 0, failed: 1 });
 }
 
 #[test]

@@ -26,7 +26,7 @@ use crate::backend::vsock::Backend;
 use handler::Handler;
 use muxer::Muxer;
 
-pub use counters::{Counter, Counters};
+pub use counters::{Counters, Counts};
 
 /// Streams are supported.
 pub const F_STREAM: u64 = 1 << 0;

@@ -179,7 +179,7 @@ impl Muxer {
     /// The header of a packet with `len` bytes of what was read.
     pub(super) fn data_header(&mut self, id: StreamId, len: usize) -> Header {
         self.counters.rx_packets.add(1);
-        self.counters.rx_bytes.add(len);
+        self.counters.rx_bytes.add(len as u64);
         self.links.get_mut(&id).map_or_else(Header::default, |link| link.data_header(len))
     }
 
@@ -206,7 +206,7 @@ impl Muxer {
                 link.accepted()
             }
             Reaction::Deliver => {
-                self.counters.tx_bytes.add(data);
+                self.counters.tx_bytes.add(data as u64);
                 link.deliver(packet, data)
             }
             Reaction::Discard => link.discard(data),

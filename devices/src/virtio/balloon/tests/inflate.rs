@@ -17,7 +17,12 @@ fn neighbours_are_released_together() {
     assert!(rig.send_pages(INFLATE, &[first + 2, first, first + 1, first + 8]));
     assert_eq!(rig.used(0), [(0, 0)]);
     assert_eq!(rig.reclaim.taken(), [(PAGES, 0x3000), (PAGES + 0x8000, 0x1000)]);
-    let counters = BalloonCounters { released: 4 << 12, inflated_pages: 4, ..Default::default() };
+    let counters = BalloonCounters {
+        released: 4 << 12,
+        inflated_pages: 4,
+        inflations: 1,
+        ..Default::default()
+    };
     assert_eq!(rig.control.counters(), counters);
     assert_eq!(rig.running.line.edges(), 1);
 }

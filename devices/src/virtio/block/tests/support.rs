@@ -79,6 +79,8 @@ pub(super) struct Setup {
     pub(super) queues: u16,
     pub(super) limits: Limits,
     pub(super) clock: Option<FakeClock>,
+    /// Whether the time of requests is measured.
+    pub(super) measured: bool,
     /// A block device to use instead of a temporary file.
     pub(super) device: Option<PathBuf>,
 }
@@ -94,6 +96,7 @@ impl Default for Setup {
             queues: 1,
             limits: Limits::NONE,
             clock: None,
+            measured: false,
             device: None,
         }
     }
@@ -156,6 +159,9 @@ impl Setup {
         let memory = guest_memory(MEMORY);
         let counters = block.counters().to_vec();
         let control = block.control();
+        if self.measured {
+            control.measure_times();
+        }
         let running = Running::new(Box::new(block), &memory, self.features, QUEUES);
         let path = self.device.as_deref().unwrap_or(file.as_path());
         let host = File::options().read(true).write(true).open(path).unwrap();
