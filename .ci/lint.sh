@@ -35,6 +35,7 @@ devices/src/backend/socket/sys.rs          listening and connecting sockets
 devices/src/guest_io.rs                    vectored I/O on guest memory
 devices/src/metadata/sys.rs                one descriptor for several
 vmm/src/affinity.rs                        CPU masks of threads
+vmm/src/clock.rs                           clocks that the standard library does not show
 vmm/src/inherited.rs                       descriptors of the parent process
 vmm/src/kvm/cpuid.rs                       lists of variable length that KVM fills and reads
 vmm/src/kvm/vm.rs                          KVM ioctls that take addresses

@@ -23,6 +23,12 @@ pub struct Reply {
 }
 
 impl Reply {
+    /// The value of a header.
+    #[must_use]
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.headers.iter().find_map(|line| line.strip_prefix(name)?.strip_prefix(": "))
+    }
+
     /// Requires a status.
     #[track_caller]
     pub fn expect(self, status: u16) -> Self {

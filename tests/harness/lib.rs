@@ -14,6 +14,7 @@ pub mod machine;
 pub mod need;
 pub mod network;
 pub mod openapi;
+pub mod openmetrics;
 pub mod puppet;
 pub mod random;
 pub mod scratch;

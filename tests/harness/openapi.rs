@@ -21,7 +21,14 @@ pub fn check(method: &str, path: &str, reply: &Reply) {
     let response = &responses[reply.status.to_string().as_str()];
     assert!(!response.is_null(), "{method} {path}: {} is not described: {reply:?}", reply.status);
     let response = resolve(response);
-    let schema = &response["content"]["application/json"]["schema"];
+    let kind = reply.header("Content-Type").and_then(|kind| kind.split(';').next());
+    let content = &response["content"][kind.unwrap_or_default()];
+    assert_eq!(
+        content.is_null(),
+        response["content"].is_null(),
+        "{method} {path}: {kind:?} is not described"
+    );
+    let schema = &content["schema"];
     if schema.is_null() {
         assert_eq!(reply.body, Value::Null, "{method} {path}: a body that is not described");
     } else if let Err(why) = matches(schema, &reply.body) {

@@ -17,7 +17,7 @@ use devices::backend::net::tap::TapError;
 use devices::backend::vsock::UnixEndpoint;
 use devices::bus::BusDevice;
 use devices::legacy::i8042::I8042;
-use devices::legacy::serial::{Serial, SerialInput};
+use devices::legacy::serial::{Serial, SerialCounters, SerialInput};
 use devices::memory::GuestMemory;
 use devices::metadata::Service;
 use devices::platform::{BootTimer, DebugExit, POWER_PORTS, Power, PvPanic};
@@ -182,6 +182,8 @@ pub struct Persistent<'a> {
     pub power_button: &'a EventFd,
     /// Where its end is reported.
     pub ending: &'a Ending,
+    /// Whether somebody will want to know how long things take.
+    pub is_measured: bool,
 }
 
 /// Builds the machine of `plan`.
@@ -206,10 +208,13 @@ pub fn build(plan: &Plan, around: &Persistent<'_>) -> Result<Microvm, BuildError
     let mut manager = DeviceManager::new(&vm, around.on.clone());
     vm.connect_line(around.power_button, layout::POWER_BUTTON_GSI)?;
     attach_platform(&mut manager)?;
-    let serial = attach_serial(&mut manager, around)?;
+    let (serial, serial_counters) = attach_serial(&mut manager, around)?.unzip();
     let iothreads = IoThreads::start(&plan.iothreads, around.ending)
         .map_err(|source| BuildError::Thread { what: "start an iothread", source })?;
-    let controls = attach_virtio(&mut manager, plan, around, &iothreads)?;
+    let mut controls = attach_virtio(&mut manager, plan, around, &iothreads)?;
+    if let Some(counters) = serial_counters {
+        controls.set_serial(counters);
+    }
     let (buses, virtio, devices) = manager.finish();
 
     let machine = Machine {
@@ -309,16 +314,22 @@ fn attach_platform(manager: &mut DeviceManager<'_>) -> Result<(), BuildError> {
     Ok(())
 }
 
-/// The serial port, and the source that feeds it; none when it leads nowhere.
+/// What feeds a serial port, and what that counts.
+type SerialParts = (Box<dyn LoopSource>, Arc<SerialCounters>);
+
+/// The serial port; none when it leads nowhere.
 fn attach_serial(
     manager: &mut DeviceManager<'_>,
     around: &Persistent<'_>,
-) -> Result<Option<Box<dyn LoopSource>>, BuildError> {
+) -> Result<Option<SerialParts>, BuildError> {
     let Some(port) = around.consoles.serial() else { return Ok(None) };
     let line = manager.connect_line("serial", COM1.gsi)?;
-    let serial = Arc::new(Mutex::new(Serial::new(Box::new(line), port.clone())));
+    let serial = Serial::new(Box::new(line), port.clone());
+    let counters = serial.counters();
+    let serial = Arc::new(Mutex::new(serial));
     manager.attach_ports("serial", COM1.port, SERIAL_PORTS, serial.clone())?;
-    Ok(Some(Box::new(OnLoop::new(SerialInput::new(serial), around.ending))))
+    let input = OnLoop::new(SerialInput::new(serial), around.ending);
+    Ok(Some((Box::new(input), counters)))
 }
 
 /// The tables that the kernel reads first, and the registers that point to them.

@@ -5,7 +5,7 @@
 use std::time::Duration;
 
 use devices::backend::console::{
-    Console, ConsoleError, ConsoleEvent, ConsolePort, ConsoleSource, Stage,
+    Console, ConsoleCounters, ConsoleError, ConsoleEvent, ConsolePort, ConsoleSource, Stage,
 };
 use devices::event::Interest;
 
@@ -77,6 +77,17 @@ impl Consoles {
     pub fn last_words(&self) -> String {
         let all: Vec<_> = self.open.iter().flat_map(Console::tail).collect();
         String::from_utf8_lossy(&all).into_owned()
+    }
+
+    /// What went through each, by the name of the device or, where both share one, of the terminal.
+    #[must_use]
+    pub fn counts(&self) -> Vec<(&'static str, ConsoleCounters)> {
+        let names: &[_] = match (&self.serial, &self.virtio, self.open.len()) {
+            (Some(_), Some(_), 1) => &["terminal"],
+            (Some(_), _, _) => &["serial", "console"],
+            _ => &["console"],
+        };
+        names.iter().copied().zip(self.open.iter().map(Console::counters)).collect()
     }
 
     /// Where the serial port leads to.

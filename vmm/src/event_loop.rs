@@ -6,8 +6,11 @@
 //! device's registers: a vCPU thread holds that lock while it waits for the loop to take a worker.
 
 use std::io;
+use std::sync::Arc;
 
+use devices::counters;
 use devices::event::{EventSet, Interest};
+use devices::metrics::{Counter, Live};
 use devices::virtio::device::Worker;
 use event_manager::{
     EventManager, EventOps, Events, MutEventSubscriber, RemoteEndpoint, SubscriberOps,
@@ -36,9 +39,20 @@ pub enum Next {
     Remove,
 }
 
+counters! {
+    /// What a loop counts.
+    pub struct LoopCounters => LoopCounts {
+        /// How often it stopped waiting.
+        wakeups: Counter,
+        /// Descriptors that were ready and served.
+        events: Counter,
+    }
+}
+
 /// A loop, owned by the thread that runs it.
 pub struct EventLoop {
     manager: EventManager<Subscriber>,
+    counters: Arc<LoopCounters>,
 }
 
 impl EventLoop {
@@ -48,13 +62,13 @@ impl EventLoop {
     /// When the host has no descriptors left.
     pub fn new() -> io::Result<Self> {
         let manager = EventManager::new_with_capacity(64).map_err(io::Error::other)?;
-        Ok(Self { manager })
+        Ok(Self { manager, counters: Arc::default() })
     }
 
     /// For other threads to add and remove workers.
     #[must_use]
     pub fn handle(&self) -> LoopHandle {
-        LoopHandle { endpoint: self.manager.remote_endpoint() }
+        LoopHandle { endpoint: self.manager.remote_endpoint(), counters: self.counters.clone() }
     }
 
     /// Watches `source` from now on.
@@ -82,8 +96,13 @@ impl EventLoop {
     /// # Errors
     /// As [`Self::run_once`].
     pub fn run_for(&mut self, milliseconds: i32) -> io::Result<()> {
-        match self.manager.run_with_timeout(milliseconds) {
-            Ok(_) => Ok(()),
+        let served = self.manager.run_with_timeout(milliseconds);
+        self.counters.wakeups.add(1);
+        match served {
+            Ok(events) => {
+                self.counters.events.add(events as u64);
+                Ok(())
+            }
             Err(event_manager::Error::Epoll(e)) if e.errno() == libc::EINTR => Ok(()),
             Err(e) => Err(io::Error::other(e)),
         }
@@ -95,9 +114,16 @@ impl EventLoop {
 #[derive(Clone)]
 pub struct LoopHandle {
     endpoint: RemoteEndpoint<Subscriber>,
+    counters: Arc<LoopCounters>,
 }
 
 impl LoopHandle {
+    /// What the loop has counted.
+    #[must_use]
+    pub fn counts(&self) -> LoopCounts {
+        self.counters.read()
+    }
+
     /// Makes the loop's current or next wait return. May be called on any thread.
     pub fn wake(&self) {
         if let Err(error) = self.endpoint.kick() {

@@ -11,7 +11,7 @@ use std::thread::{Builder, JoinHandle};
 use crate::affinity::CpuSet;
 use crate::config::IoThread;
 use crate::end::{EndReason, Ending};
-use crate::event_loop::{EventLoop, LoopHandle};
+use crate::event_loop::{EventLoop, LoopCounts, LoopHandle};
 
 /// The threads of a machine. Dropped, they end; whatever is on their loops must be gone by then.
 #[derive(Default)]
@@ -46,6 +46,12 @@ impl IoThreads {
             threads.running.push(Running { id: one.id.clone(), on, thread: Some(thread) });
         }
         Ok(threads)
+    }
+
+    /// What the loop of each has counted, by its name.
+    #[must_use]
+    pub fn counts(&self) -> Vec<(String, LoopCounts)> {
+        self.running.iter().map(|thread| (thread.id.clone(), thread.on.counts())).collect()
     }
 
     /// The loop of thread `id`.

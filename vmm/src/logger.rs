@@ -52,7 +52,10 @@ struct Logger {
 struct Limit {
     since: Instant,
     lines: u32,
+    /// Since the last line that told of it.
     dropped: u64,
+    /// Ever.
+    lost: u64,
 }
 
 /// Installs the logger; lines carry `id`, so that many machines can share a sink.
@@ -66,7 +69,7 @@ pub fn install(
     lines: Lines,
 ) -> Result<(), LogError> {
     let file = RwLock::new(path.map(open).transpose()?);
-    let limit = Mutex::new(Limit { since: Instant::now(), lines: 0, dropped: 0 });
+    let limit = Mutex::new(Limit { since: Instant::now(), lines: 0, dropped: 0, lost: 0 });
     let logger = LOGGER.get_or_init(|| Logger { id: id.to_owned(), lines, file, limit });
     // A second logger can only be installed by a second call, which does not exist.
     if log::set_logger(logger).is_ok() {
@@ -88,6 +91,17 @@ pub fn redirect(path: Option<&Path>, level: Option<LevelFilter>) -> Result<(), L
         log::set_max_level(level);
     }
     Ok(())
+}
+
+/// How many lines were never written: beyond the limit, or because the sink did not take them.
+#[must_use]
+pub fn lost() -> u64 {
+    LOGGER.get().map_or(0, |it| it.limit.lock().unwrap_or_else(PoisonError::into_inner).lost)
+}
+
+/// Writes how long a guest took to boot, at the level at which Firecracker does.
+pub fn boot_time(line: &str) {
+    log::info!("{line}");
 }
 
 fn open(path: &Path) -> Result<File, LogError> {
@@ -139,12 +153,17 @@ impl Logger {
                 None => io::stderr().write_all(line.as_bytes()).is_ok(),
             };
         if !written {
-            self.limit.lock().unwrap_or_else(PoisonError::into_inner).dropped += 1;
+            self.limit.lock().unwrap_or_else(PoisonError::into_inner).drop_one();
         }
     }
 }
 
 impl Limit {
+    fn drop_one(&mut self) {
+        self.dropped += 1;
+        self.lost += 1;
+    }
+
     /// Counts a line; `None` when it is one too many, else how many were left out before it.
     fn admit(&mut self) -> Option<u64> {
         let now = Instant::now();
@@ -152,7 +171,7 @@ impl Limit {
             (self.since, self.lines) = (now, 0);
         }
         if self.lines >= LINES {
-            self.dropped += 1;
+            self.drop_one();
             return None;
         }
         self.lines += 1;
@@ -172,7 +191,7 @@ mod tests {
 
     #[test]
     fn a_flood_is_cut_and_the_loss_is_told() {
-        let mut limit = Limit { since: Instant::now(), lines: 0, dropped: 0 };
+        let mut limit = Limit { since: Instant::now(), lines: 0, dropped: 0, lost: 0 };
         let admitted = (0..LINES + 50).filter(|_| limit.admit().is_some()).count();
         assert_eq!(admitted, LINES as usize);
         limit.since = Instant::now().checked_sub(WINDOW).unwrap();

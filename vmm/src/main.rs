@@ -74,7 +74,7 @@ fn run_request(mut request: Run, start: Instant) -> ExitCode {
     if request.trace_boot {
         boot_trace::enable(start);
     }
-    match run(Launch { config, plan, api: request.api }) {
+    match run(Launch { config, plan, api: request.api, begun: start }) {
         Ok(ended) => {
             if let Some(timeline) = boot_trace::report() {
                 eprint!("{timeline}");

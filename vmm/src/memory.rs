@@ -10,6 +10,7 @@ pub mod mapped;
 use std::ffi::CStr;
 use std::fs::File;
 use std::io;
+use std::ops::Range;
 use std::os::fd::{AsRawFd, FromRawFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -241,6 +242,12 @@ fn populate(start: usize, len: usize) -> io::Result<()> {
             error => return Err(error),
         }
     }
+}
+
+/// Where all of it lies in this process.
+#[must_use]
+pub fn ranges(memory: &GuestMemory) -> Vec<Range<usize>> {
+    memory.iter().filter_map(extent).map(|(start, len)| start..start + len).collect()
 }
 
 /// Where a region lies in this process: address and length.

@@ -9,12 +9,14 @@ use std::sync::Arc;
 use devices::backend::console::{Overhear, Stage};
 use devices::backend::vsock::{Service, Session};
 
+use crate::boot_timer;
 use crate::boot_trace::{self, Stage as BootStage};
 use crate::events::{self, Event, ReadySign};
 
 /// `by` has told that the guest is ready.
 pub fn announce(by: ReadySign) {
     boot_trace::mark(BootStage::Userspace);
+    boot_timer::reached(by == ReadySign::BootTimer);
     events::emit(Event::Ready { by });
 }
 

@@ -137,6 +137,8 @@ pub enum Answer {
     Done,
     /// This was asked for.
     Value(Value),
+    /// All metrics, as OpenMetrics text.
+    Metrics(String),
 }
 
 /// A command was not obeyed, and nothing has changed.
@@ -261,7 +263,7 @@ impl Code {
     }
 }
 
-/// Where the outcome of a command goes. Called on the main thread; must not wait.
+/// Where the outcome of a command goes. Called on any thread; must not wait.
 pub type ReplyTo = Box<dyn FnOnce(Outcome) + Send>;
 
 /// Something for the owner of the machine.
@@ -270,6 +272,8 @@ pub enum Message {
     Signal(Signal),
     /// Somebody wants something.
     Command(Box<Command>, ReplyTo),
+    /// Somebody wants to know all metrics, in whatever phase the machine is.
+    Metrics(ReplyTo),
 }
 
 /// The owner's end.

@@ -7,10 +7,11 @@ mod balloon;
 mod change;
 mod check;
 mod metadata;
+mod metrics;
 
 use std::io;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use devices::backend::console::ConsoleError;
 use devices::backend::socket::SocketError;
@@ -20,7 +21,9 @@ use devices::metadata::{MetadataStore, Service};
 use serde_json::{Value, json};
 
 use crate::api::{Api, ApiError, Server};
+use crate::boot_timer;
 use crate::builder::{self, BuildError, Persistent};
+use crate::clock;
 use crate::config::{
     Change, ConfigError, ID_DEFAULT, MetadataPlan, OnReboot, Plan, Section, VmConfig, VsockPlan,
 };
@@ -34,6 +37,7 @@ use crate::life_cycle::Phase;
 use crate::logger::{self, LogError};
 use crate::memory::mapped;
 use crate::metadata::{MetadataError, load};
+use crate::metrics::api::ApiCounters;
 use crate::readiness::Notify;
 use crate::requests::{Answer, Code, Command, Inbox, Message, Outbox, Outcome, Refusal};
 use crate::signals::{Signal, Signals};
@@ -95,6 +99,8 @@ pub struct Launch {
     pub plan: Option<Plan>,
     /// Where the API is served.
     pub api: Option<Api>,
+    /// When the process began.
+    pub begun: Instant,
 }
 
 /// A machine that has come to its end. Its vCPUs were told to stop; closing it takes the kernel
@@ -111,7 +117,7 @@ pub struct Ended {
 /// # Errors
 /// [`RunError`] when it cannot be started (or started again).
 pub fn run(launch: Launch) -> Result<Ended, RunError> {
-    let Launch { mut config, plan, api } = launch;
+    let Launch { mut config, plan, api, begun } = launch;
     let said = plan.as_ref().and_then(|plan| plan.metadata.as_ref());
     let (path, limit) = match said {
         Some(said) => (said.path.clone(), Some(said.size_limit)),
@@ -126,7 +132,10 @@ pub fn run(launch: Launch) -> Result<Ended, RunError> {
     let mut event_loop = EventLoop::new().map_err(host("make an event loop"))?;
     let (outbox, inbox) = Outbox::new(event_loop.handle());
     supervisor::watch(&mut event_loop, signals, outbox.clone(), &ending);
-    let server = api.map(|api| Server::start(&api, outbox)).transpose()?;
+    let api_counters: Arc<ApiCounters> = Arc::default();
+    let is_measured = api.is_some();
+    let start = |api: Api| Server::start(&api, outbox, api_counters.clone());
+    let server = api.map(start).transpose()?;
 
     let mut session = Session {
         config,
@@ -137,8 +146,14 @@ pub fn run(launch: Launch) -> Result<Ended, RunError> {
         phase: Phase::NotStarted,
         patience: None,
         life: None,
+        begun,
+        api_counters,
+        is_measured,
+        pause_took: None,
+        resume_took: None,
     };
     if let Some(plan) = plan {
+        boot_timer::begin(begun, Duration::ZERO);
         session.start(plan)?;
     }
     let reason = session.serve(&inbox)?;
@@ -157,6 +172,12 @@ struct Session {
     patience: Option<SourceId>,
     /// The machine, from its start on.
     life: Option<Life>,
+    begun: Instant,
+    api_counters: Arc<ApiCounters>,
+    /// Somebody will want to know how long things take.
+    is_measured: bool,
+    pause_took: Option<Duration>,
+    resume_took: Option<Duration>,
 }
 
 /// What exists only while a machine runs.
@@ -217,6 +238,7 @@ impl Session {
             metadata: around.metadata.as_ref(),
             power_button: self.power.line(),
             ending: &self.ending,
+            is_measured: self.is_measured,
         };
         let machine = builder::build(plan, &around)?;
         events::emit(Event::Started);
@@ -250,6 +272,7 @@ impl Session {
             while let Ok(message) = inbox.try_recv() {
                 match message {
                     Message::Signal(signal) => self.obey_signal(signal)?,
+                    Message::Metrics(reply) => self.tell_metrics(reply),
                     Message::Command(command, reply) => {
                         let outcome = match self.ending.reason() {
                             Some(_) => Phase::Ended.permits(command.when()).map_err(Refusal::from),
@@ -362,6 +385,7 @@ impl Session {
     }
 
     fn start_as_configured(&mut self) -> Outcome {
+        boot_timer::begin(Instant::now(), clock::process_time());
         let bad = |error: ConfigError| Refusal::new(Code::BadConfiguration, chain(&error));
         let plan = Plan::resolve(self.config.clone()).map_err(bad)?;
         self.start(plan).map(|()| Answer::Done).map_err(|error| {
@@ -387,7 +411,9 @@ impl Session {
 
     fn pause(&mut self) -> Result<Outcome, RunError> {
         if let (Some(life), Phase::Running) = (&self.life, self.phase) {
+            let asked = Instant::now();
             life.machine.pause(&mut self.event_loop).map_err(host("pause the machine"))?;
+            self.pause_took = Some(asked.elapsed());
             self.phase = Phase::Paused;
             events::emit(Event::Paused);
         }
@@ -396,7 +422,9 @@ impl Session {
 
     fn resume(&mut self) -> Result<Outcome, RunError> {
         if let (Some(life), Phase::Paused) = (&self.life, self.phase) {
+            let asked = Instant::now();
             life.machine.resume(&mut self.event_loop).map_err(host("resume the machine"))?;
+            self.resume_took = Some(asked.elapsed());
             self.phase = Phase::Running;
             events::emit(Event::Resumed);
         }
@@ -421,6 +449,7 @@ impl Session {
         machine.stop(&mut self.event_loop).map_err(host("stop the machine"))?;
         self.ending.clear();
         events::emit(event);
+        boot_timer::begin(Instant::now(), clock::process_time());
         let machine = self.build(&plan, &surroundings)?;
         self.life = Some(Life { plan, surroundings, machine });
         self.phase = Phase::Running;

@@ -18,7 +18,8 @@ use crate::device_manager::Attached;
 use crate::event_loop::{EventLoop, LoopSource, SourceId};
 use crate::iothread::IoThreads;
 use crate::kvm::Vm;
-use crate::memory::mapped;
+use crate::memory::{self, mapped};
+use crate::metrics::Snapshot;
 use crate::vcpu::{VcpuHandle, VcpuSetup};
 
 /// A machine that has not run yet.
@@ -40,7 +41,7 @@ pub struct RunningVm {
     controls: Controls,
     sources: Vec<SourceId>,
     iothreads: IoThreads,
-    _vm: Vm,
+    vm: Vm,
 }
 
 impl Microvm {
@@ -55,7 +56,7 @@ impl Microvm {
             controls: self.controls,
             iothreads: self.iothreads,
             sources: self.sources.into_iter().map(|source| event_loop.add(source)).collect(),
-            _vm: self.vm,
+            vm: self.vm,
         };
         for setup in self.vcpus {
             match VcpuHandle::start(setup) {
@@ -75,6 +76,14 @@ impl RunningVm {
     #[must_use]
     pub fn controls(&self) -> &Controls {
         &self.controls
+    }
+
+    /// Writes down what the machine has counted.
+    pub fn count_into(&self, snapshot: &mut Snapshot) {
+        snapshot.vcpus = self.vcpus.iter().map(VcpuHandle::exits).collect();
+        snapshot.loops.extend(self.iothreads.counts());
+        snapshot.memory = memory::ranges(self.vm.memory());
+        self.controls.count_into(snapshot);
     }
 
     /// Tells every vCPU to stop, and does not wait for it.

@@ -193,6 +193,12 @@ pub enum Status {
 }
 
 impl Status {
+    /// Whether the request was obeyed.
+    #[must_use]
+    pub const fn is_success(self) -> bool {
+        matches!(self, Self::Ok | Self::NoContent)
+    }
+
     const fn line(self) -> &'static str {
         match self {
             Self::Ok => "200 OK",

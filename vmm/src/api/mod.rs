@@ -18,15 +18,20 @@ mod server;
 use std::convert::Infallible;
 use std::io;
 use std::os::fd::RawFd;
+use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
 use std::str::FromStr;
 
-use devices::backend::socket::SocketError;
+use devices::backend::socket::{self, SocketError, SocketFile};
+
+use crate::inherited::duplicate;
 
 pub use server::Server;
 
 /// Bytes of a body when nothing is said (Firecracker's number).
 pub const BODY_LIMIT: usize = 51200;
+/// Clients that wait to be accepted; beyond that they wait in connect(2).
+const QUEUE: i32 = 128;
 /// Which Firecracker's API this is.
 pub const FIRECRACKER_VERSION: &str = "1.16.1";
 
@@ -46,6 +51,31 @@ pub enum ApiSocket {
     Path(PathBuf),
     /// One that listens already, left open by the parent process.
     Fd(RawFd),
+}
+
+impl ApiSocket {
+    /// Listens on it. The file goes away with what comes back.
+    fn listen(&self) -> Result<(UnixListener, Option<SocketFile>), ApiError> {
+        match self {
+            Self::Path(path) => {
+                let (listener, file) = socket::listen(path, QUEUE)?;
+                Ok((listener, Some(file)))
+            }
+            Self::Fd(fd) => {
+                let refused = |source| ApiError::Fd { fd: *fd, source };
+                let listener = UnixListener::from(duplicate(*fd).map_err(refused)?);
+                listener.local_addr().map_err(refused)?;
+                listener.set_nonblocking(true).map_err(refused)?;
+                // Only a socket that listens has a client, or none yet.
+                match listener.accept() {
+                    Ok((client, _)) => drop(client),
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                    Err(error) => return Err(refused(error)),
+                }
+                Ok((listener, None))
+            }
+        }
+    }
 }
 
 /// Reads `PATH` or `fd=N`.

@@ -11,7 +11,7 @@ use serde::de::DeserializeOwned;
 use serde_json::{Map, Value, json};
 
 use super::FIRECRACKER_VERSION;
-use super::http::{Method, Reply, Status};
+use super::http::{ContentType, Method, Reply, Status};
 use crate::config::{Change, RateLimiter, Section, parse_duration};
 use crate::requests::{Answer, BalloonCommand, Code, Command, MetadataCommand, Outcome, Refusal};
 
@@ -26,6 +26,8 @@ pub(super) enum Target {
     Events,
     /// What will happen to the machine.
     Wait(For),
+    /// All metrics, as OpenMetrics text.
+    Metrics,
 }
 
 /// What a client waits for.
@@ -64,6 +66,7 @@ pub(super) fn route(method: Method, path: &str, body: &[u8]) -> Result<Target, R
         (Get, ["events"]) => return Ok(Target::Events),
         (Get, ["vm", "wait"]) => return Ok(Target::Wait(For::End)),
         (Get, ["vm", "wait", "ready"]) => return Ok(Target::Wait(For::Ready)),
+        (Get, ["metrics", "openmetrics"]) => return Ok(Target::Metrics),
         (Patch, ["vm"]) => state(body)?,
         (Put, ["actions"]) => action(body)?,
         (Put, ["boot-source"]) => configure(Section::BootSource, body, &["kernel_image_path"])?,
@@ -112,11 +115,27 @@ pub(super) fn route(method: Method, path: &str, body: &[u8]) -> Result<Target, R
     Ok(Target::Owner(command))
 }
 
+/// Whether a request that is obeyed says something that Firecracker's next versions will not know any more.
+pub(super) fn is_deprecated(path: &str, body: &[u8]) -> bool {
+    let says = |key: &str| object(body).ok().and_then(|body| body.get(key).cloned());
+    match path.trim_matches('/') {
+        "vsock" => says("vsock_id").is_some_and(|id| !id.is_null()),
+        "machine-config" => says("cpu_template").is_some_and(|template| !template.is_null()),
+        "mmds/config" => says("version").is_none_or(|version| version != "V2"),
+        _ => false,
+    }
+}
+
 /// An outcome as a reply.
 pub(super) fn reply(outcome: Outcome) -> Reply {
     match outcome {
         Ok(Answer::Done) => Reply::done(),
         Ok(Answer::Value(value)) => Reply::json(Status::Ok, &value),
+        Ok(Answer::Metrics(text)) => Reply {
+            body: Some((ContentType::OpenMetrics, text)),
+            status: Status::Ok,
+            deprecated: false,
+        },
         Err(refusal) if refusal.code == Code::MetadataTooLarge => {
             refuse(Status::TooLarge, &refusal)
         }

@@ -12,7 +12,7 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::{Builder, JoinHandle};
 use std::time::{Duration, Instant};
 
-use devices::backend::socket::{self, SocketFile};
+use devices::backend::socket::SocketFile;
 use serde_json::json;
 use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
@@ -20,17 +20,15 @@ use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 use super::connection::{Connection, Heard, InterestIn, Request};
 use super::http::{Reply, Status};
 use super::routes::{self, For, Target};
-use super::{Api, ApiError, ApiSocket};
+use super::{Api, ApiError};
 use crate::events::{self, Exit};
-use crate::inherited::duplicate;
-use crate::requests::{Code, Command, Message, Outbox, Outcome, Refusal};
+use crate::metrics::api::{ApiCounters, Asked};
+use crate::requests::{Code, Message, Outbox, Outcome, Refusal};
 
 /// Clients at a time (Firecracker's number).
 const CONNECTIONS: usize = 10;
 /// How many of them may read events or wait for the end, so that the others can still ask for something.
 const WATCHERS: usize = 6;
-/// Clients that wait to be accepted; beyond that they wait in connect(2).
-const QUEUE: i32 = 128;
 /// A client that has been idle for this long makes room for another one.
 const IDLE: Duration = Duration::from_secs(1);
 /// It only reads JSON of bounded depth and size.
@@ -55,12 +53,12 @@ enum Order {
 }
 
 impl Server {
-    /// Serves `api`; what clients ask for goes to `outbox`.
+    /// Serves `api`; what clients ask for goes to `outbox`, and is counted in `counters`.
     ///
     /// # Errors
     /// [`ApiError`].
-    pub fn start(api: &Api, outbox: Outbox) -> Result<Self, ApiError> {
-        let (listener, file) = open(&api.socket)?;
+    pub fn start(api: &Api, outbox: Outbox, counters: Arc<ApiCounters>) -> Result<Self, ApiError> {
+        let (listener, file) = api.socket.listen()?;
         let bell = Arc::new(EventFd::new(EFD_NONBLOCK).map_err(ApiError::Host)?);
         let epoll = Epoll::new().map_err(ApiError::Host)?;
         for (fd, token) in [(listener.as_raw_fd(), LISTENER), (bell.as_raw_fd(), BELL)] {
@@ -80,6 +78,7 @@ impl Server {
             orders,
             replies,
             outbox,
+            counters,
             body_limit: api.body_limit,
             clients: [const { None }; CONNECTIONS],
             births: 0,
@@ -114,28 +113,6 @@ impl Drop for Server {
     }
 }
 
-fn open(socket: &ApiSocket) -> Result<(UnixListener, Option<SocketFile>), ApiError> {
-    match socket {
-        ApiSocket::Path(path) => {
-            let (listener, file) = socket::listen(path, QUEUE)?;
-            Ok((listener, Some(file)))
-        }
-        ApiSocket::Fd(fd) => {
-            let refused = |source| ApiError::Fd { fd: *fd, source };
-            let listener = UnixListener::from(duplicate(*fd).map_err(refused)?);
-            listener.local_addr().map_err(refused)?;
-            listener.set_nonblocking(true).map_err(refused)?;
-            // Only a socket that listens has a client, or none yet.
-            match listener.accept() {
-                Ok((client, _)) => drop(client),
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                Err(error) => return Err(refused(error)),
-            }
-            Ok((listener, None))
-        }
-    }
-}
-
 /// Makes an eventfd readable. It fails only at 2^64 - 1 rings nobody took: readable all the same.
 fn ring_bell(bell: &EventFd) {
     let _ = bell.write(1);
@@ -164,6 +141,8 @@ struct Client {
     watched: InterestIn,
     /// What it was promised to be told.
     waits_for: Option<For>,
+    /// What it asked for last, and whether that will go away.
+    asked: Option<(Asked, bool)>,
 }
 
 struct Worker {
@@ -174,6 +153,7 @@ struct Worker {
     orders: Receiver<Order>,
     replies: Replies,
     outbox: Outbox,
+    counters: Arc<ApiCounters>,
     body_limit: usize,
     clients: [Option<Client>; CONNECTIONS],
     births: u64,
@@ -249,7 +229,7 @@ impl Worker {
         let (fd, birth) = (connection.stream().as_raw_fd(), self.births);
         match self.watch(ControlOperation::Add, fd, watched, birth) {
             Ok(()) => {
-                let client = Client { connection, birth, watched, waits_for: None };
+                let client = Client { connection, birth, watched, waits_for: None, asked: None };
                 if let Some(place) = self.clients.get_mut(place) {
                     *place = Some(client);
                 }
@@ -318,15 +298,25 @@ impl Worker {
                 );
                 let (replies, birth) = (self.replies.clone(), client.birth);
                 let Request { method, path, body } = request;
-                match routes::route(method, &path, &body) {
+                let asked = Asked::new(method.name(), &path);
+                self.counters.count(asked);
+                let target = routes::route(method, &path, &body);
+                let is_deprecated = target.is_ok() && routes::is_deprecated(&path, &body);
+                client.asked = Some((asked, is_deprecated));
+                match target {
                     Ok(Target::Owner(command)) => {
-                        self.outbox.send(ask(command, replies, birth));
+                        let to = Box::new(move |outcome| replies.send(birth, outcome));
+                        self.outbox.send(Message::Command(Box::new(command), to));
+                    }
+                    Ok(Target::Metrics) => {
+                        let to = Box::new(move |outcome| replies.send(birth, outcome));
+                        self.outbox.send(Message::Metrics(to));
                     }
                     Ok(Target::Events | Target::Wait(_)) if watchers >= WATCHERS => {
                         let message = "Too many clients read events or wait for something.";
                         let refusal = Refusal::new(Code::TooManyConnections, message);
                         let reply = routes::refuse(Status::Unavailable, &refusal);
-                        client.connection.answer(&reply, now);
+                        client.answer(reply, &self.counters, now);
                     }
                     Ok(Target::Events) => client.connection.start_stream(now),
                     Ok(Target::Wait(what)) => {
@@ -334,10 +324,10 @@ impl Worker {
                         self.tell_ready(place, now);
                     }
                     Ok(Target::Now(answer)) => {
-                        client.connection.answer(&routes::reply(Ok(answer)), now);
+                        client.answer(routes::reply(Ok(answer)), &self.counters, now);
                     }
                     Err(refusal) => {
-                        client.connection.answer(&routes::reply(Err(refusal)), now);
+                        client.answer(routes::reply(Err(refusal)), &self.counters, now);
                     }
                 }
             }
@@ -347,7 +337,7 @@ impl Worker {
     fn answer(&mut self, birth: u64, outcome: Outcome, now: Instant) {
         let Some(place) = self.place_of(birth) else { return };
         if let Some(Some(client)) = self.clients.get_mut(place) {
-            client.connection.answer(&routes::reply(outcome), now);
+            client.answer(routes::reply(outcome), &self.counters, now);
         }
         self.settle(place, now);
     }
@@ -425,7 +415,7 @@ impl Worker {
         }
         let Some(by) = events::ready() else { return false };
         client.waits_for = None;
-        client.connection.answer(&Reply::json(Status::Ok, &json!({ "by": by })), now);
+        client.answer(Reply::json(Status::Ok, &json!({ "by": by })), &self.counters, now);
         true
     }
 
@@ -454,8 +444,13 @@ impl Client {
     fn is_watcher(&self) -> bool {
         self.waits_for.is_some() || self.connection.is_streaming()
     }
-}
 
-fn ask(command: Command, replies: Replies, birth: u64) -> Message {
-    Message::Command(Box::new(command), Box::new(move |outcome| replies.send(birth, outcome)))
+    /// Answers what was asked last, and counts how that went.
+    fn answer(&mut self, mut reply: Reply, counters: &ApiCounters, now: Instant) {
+        if let Some((asked, is_deprecated)) = self.asked.take() {
+            reply.deprecated = is_deprecated;
+            counters.count_outcome(asked, reply.status.is_success(), is_deprecated);
+        }
+        self.connection.answer(&reply, now);
+    }
 }

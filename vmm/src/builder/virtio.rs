@@ -44,6 +44,9 @@ pub(super) fn attach_virtio(
     };
     for disk in &plan.disks {
         let block = block(disk)?;
+        if around.is_measured {
+            block.control().measure_times();
+        }
         controls.add_disk(&disk.id, block.control());
         manager.attach_virtio_on(on(&disk.iothread), &disk.id, Box::new(block))?;
     }
@@ -55,13 +58,16 @@ pub(super) fn attach_virtio(
     if let (Some(plan), Some(endpoint)) = (&plan.vsock, around.vsock) {
         let backends = endpoint.backends();
         let device = Vsock::new(plan.guest_cid, Box::new(move || backends.open()));
+        controls.set_vsock(device.counters());
         manager.attach_virtio("vsock", Box::new(device))?;
     }
     if let Some(port) = around.consoles.virtio() {
         manager.attach_virtio("console", Box::new(Console::new(port.clone())))?;
     }
     if plan.rng {
-        manager.attach_virtio("rng", Box::new(Rng::new(Box::new(open_urandom))))?;
+        let device = Rng::new(Box::new(open_urandom));
+        controls.set_rng(device.counters());
+        manager.attach_virtio("rng", Box::new(device))?;
     }
     if let Some(service) = around.metadata {
         controls.set_metadata(service.store().clone());

@@ -8,9 +8,33 @@
 use std::io;
 
 use devices::bus::Effect;
+use devices::counters;
+use devices::metrics::Counter;
 use kvm_ioctls::{VcpuExit, VcpuFd};
 
 use super::Buses;
+
+counters! {
+    /// Why a vCPU left the guest, and how often.
+    // On a cache line of its own, because each vCPU writes to its own.
+    #[repr(align(64))]
+    pub struct Exits => ExitCounts {
+        /// Reads of ports.
+        io_in: Counter,
+        /// Writes to ports.
+        io_out: Counter,
+        /// Reads of registers in memory.
+        mmio_read: Counter,
+        /// Writes to them.
+        mmio_write: Counter,
+        /// Signals, and nothing that could be done.
+        interrupted: Counter,
+        /// The end of the machine, in whatever way.
+        ended: Counter,
+        /// KVM or the host could not go on.
+        failed: Counter,
+    }
+}
 
 /// What a run of the guest ended with.
 #[derive(Debug)]
@@ -53,8 +77,10 @@ impl std::fmt::Display for EmulationFailure {
 }
 
 /// Runs the guest until its next exit and serves it.
-pub(super) fn run_once(vcpu: &mut VcpuFd, buses: &Buses) -> VmExit {
-    match vcpu.run() {
+pub(super) fn run_once(vcpu: &mut VcpuFd, buses: &Buses, exits: &Exits) -> VmExit {
+    let exit = vcpu.run();
+    count(&exit, exits);
+    match exit {
         Ok(VcpuExit::IoIn(port, data)) => {
             let (start, len) = (data.as_mut_ptr(), data.len());
             let size = port_access_size(vcpu);
@@ -98,6 +124,20 @@ pub(super) fn run_once(vcpu: &mut VcpuFd, buses: &Buses) -> VmExit {
         Err(error) if matches!(error.errno(), libc::EINTR | libc::EAGAIN) => VmExit::Interrupted,
         Err(error) => VmExit::Failed(error.into()),
     }
+}
+
+fn count(exit: &Result<VcpuExit<'_>, kvm_ioctls::Error>, exits: &Exits) {
+    let counter = match exit {
+        Ok(VcpuExit::IoIn(..)) => &exits.io_in,
+        Ok(VcpuExit::IoOut(..)) => &exits.io_out,
+        Ok(VcpuExit::MmioRead(..)) => &exits.mmio_read,
+        Ok(VcpuExit::MmioWrite(..)) => &exits.mmio_write,
+        Ok(VcpuExit::Intr | VcpuExit::Hlt | VcpuExit::IrqWindowOpen) => &exits.interrupted,
+        Err(error) if matches!(error.errno(), libc::EINTR | libc::EAGAIN) => &exits.interrupted,
+        Ok(VcpuExit::Shutdown | VcpuExit::SystemEvent(..)) => &exits.ended,
+        Ok(_) | Err(_) => &exits.failed,
+    };
+    counter.add(1);
 }
 
 /// Bytes per item of the port access that just exited; a string instruction brings several items at once

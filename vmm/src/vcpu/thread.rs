@@ -12,11 +12,12 @@ use std::sync::Arc;
 use std::thread::{Builder, JoinHandle};
 
 use devices::bus::Effect;
+use devices::metrics::Live;
 use kvm_bindings::{KVM_SYSTEM_EVENT_RESET, KVM_SYSTEM_EVENT_SHUTDOWN};
 use kvm_ioctls::VcpuFd;
 use vmm_sys_util::signal::{Killable, SIGRTMIN, register_signal_handler};
 
-use super::exit::run_once;
+use super::exit::{ExitCounts, Exits, run_once};
 use super::gate::{Gate, Wish};
 use super::{Buses, VmExit};
 use crate::affinity::CpuSet;
@@ -68,6 +69,7 @@ pub struct VcpuSetup {
 /// A running vCPU thread.
 pub struct VcpuHandle {
     gate: Arc<Gate>,
+    exits: Arc<Exits>,
     thread: JoinHandle<()>,
 }
 
@@ -78,10 +80,18 @@ impl VcpuHandle {
     /// When the host has no thread left.
     pub fn start(setup: VcpuSetup) -> io::Result<Self> {
         let gate = Arc::new(Gate::new());
-        let own = gate.clone();
-        let thread =
-            Builder::new().name(format!("vcpu {}", setup.index)).spawn(move || run(setup, &own))?;
-        Ok(Self { gate, thread })
+        let exits: Arc<Exits> = Arc::default();
+        let own = (gate.clone(), exits.clone());
+        let thread = Builder::new()
+            .name(format!("vcpu {}", setup.index))
+            .spawn(move || run(setup, &own.0, &own.1))?;
+        Ok(Self { gate, exits, thread })
+    }
+
+    /// Why and how often the guest was left.
+    #[must_use]
+    pub fn exits(&self) -> ExitCounts {
+        self.exits.read()
     }
 
     /// Tells the thread to stop and interrupts the guest. It may take until its current exit is served.
@@ -127,7 +137,7 @@ impl VcpuHandle {
     }
 }
 
-fn run(setup: VcpuSetup, gate: &Gate) {
+fn run(setup: VcpuSetup, gate: &Gate, exits: &Exits) {
     let VcpuSetup { index, mut fd, pin, buses, ending, on } = setup;
     if let Some(cpu) = pin
         && let Err(error) = CpuSet::new(&[cpu]).pin_this_thread()
@@ -139,8 +149,8 @@ fn run(setup: VcpuSetup, gate: &Gate) {
     boot_trace::mark(Stage::FirstRun);
     let reason = loop {
         let outcome = match gate.wish() {
-            Wish::Run => run_once(&mut fd, &buses),
-            Wish::Wait => match settle(&mut fd, &buses) {
+            Wish::Run => run_once(&mut fd, &buses, exits),
+            Wish::Wait => match settle(&mut fd, &buses, exits) {
                 Some(reason) => break Some(reason),
                 None => {
                     gate.park(|| on.wake());
@@ -171,10 +181,10 @@ fn run(setup: VcpuSetup, gate: &Gate) {
 
 /// Completes the access under way without running the guest any further: KVM finishes an instruction that
 /// exited when it is entered again (KVM API, KVM_RUN), and with `immediate_exit` does no more than that.
-fn settle(fd: &mut VcpuFd, buses: &Buses) -> Option<EndReason> {
+fn settle(fd: &mut VcpuFd, buses: &Buses, exits: &Exits) -> Option<EndReason> {
     let reason = loop {
         fd.set_kvm_immediate_exit(1);
-        let exit = run_once(fd, buses);
+        let exit = run_once(fd, buses, exits);
         if matches!(exit, VmExit::Interrupted) {
             break None;
         }

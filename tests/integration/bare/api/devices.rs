@@ -4,12 +4,12 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use harness::api::Api;
-use harness::virtio::{Answer, Descriptor, Device, Kind, Queue, register};
+use harness::virtio::{Answer, Descriptor, Device, Kind, register};
 use harness::{Need, Puppet, Scratch, Vmm, patience};
 use serde_json::{Value, json};
 
-use super::{bare, end, start};
-use crate::bare::subject::{SECTORS, Subject, disk_contents};
+use super::{bare, end, read_sector, start, started_with_disk};
+use crate::bare::subject::{SECTORS, Subject};
 
 crate::suite::tests! { "bare::api::devices" needs &[Need::Kvm];
     the_balloon_has_another_size,
@@ -17,27 +17,6 @@ crate::suite::tests! { "bare::api::devices" needs &[Need::Kvm];
     metadata_before_and_after_the_start,
     a_disk_changes_while_the_guest_reads_it,
     pauses_under_load_lose_nothing,
-}
-
-/// Sets up a request for one sector, and says where its data and status are.
-fn read_sector(queue: &Queue<'_>, puppet: &Puppet, sector: u8) -> Vec<Descriptor> {
-    let mut header = [0; 16];
-    header[8] = sector;
-    puppet.store(queue.buffer(0), &header);
-    puppet.store(queue.buffer(2), &[0x77]);
-    vec![
-        Descriptor::readable(queue.buffer(0), 16).then(1),
-        Descriptor::writable(queue.buffer(1), 512).then(2),
-        Descriptor::writable(queue.buffer(2), 1),
-    ]
-}
-
-fn started_with_disk(scratch: &Scratch, options: &str) -> (Puppet, Api) {
-    let disk = scratch.file("disk", disk_contents());
-    let vmm = Vmm::puppet("").inside(scratch).args(["--rng", "off", "--api-sock", "api.sock"]);
-    let puppet = Puppet::start(vmm.disk(disk, options));
-    let api = Api::at(&scratch.join("api.sock"));
-    (puppet, api)
 }
 
 fn the_balloon_has_another_size() {

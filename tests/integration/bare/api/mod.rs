@@ -3,19 +3,30 @@
 mod clients;
 mod devices;
 mod ends;
+mod metrics;
 mod phases;
 mod same;
 
 use harness::api::Api;
-use harness::{Machine, Scratch, Vmm, artifacts};
+use harness::virtio::{Descriptor, Queue};
+use harness::{Machine, Puppet, Scratch, Vmm, artifacts};
 use libtest_mimic::Trial;
 use serde_json::{Value, json};
+
+use super::subject::disk_contents;
 
 const FREE: u32 = 0x20_0000;
 
 /// All of them.
 pub fn tests() -> Vec<Trial> {
-    let lists = [phases::tests(), same::tests(), ends::tests(), clients::tests(), devices::tests()];
+    let lists = [
+        phases::tests(),
+        same::tests(),
+        ends::tests(),
+        clients::tests(),
+        devices::tests(),
+        metrics::tests(),
+    ];
     lists.into_iter().flatten().collect()
 }
 
@@ -47,6 +58,27 @@ fn ask(machine: &mut Machine, question: &str) -> String {
 
 fn state(api: &Api) -> String {
     api.get("/")["state"].as_str().unwrap().to_owned()
+}
+
+/// Sets up a request for one sector, and says where its data and status are.
+fn read_sector(queue: &Queue<'_>, puppet: &Puppet, sector: u8) -> Vec<Descriptor> {
+    let mut header = [0; 16];
+    header[8] = sector;
+    puppet.store(queue.buffer(0), &header);
+    puppet.store(queue.buffer(2), &[0x77]);
+    vec![
+        Descriptor::readable(queue.buffer(0), 16).then(1),
+        Descriptor::writable(queue.buffer(1), 512).then(2),
+        Descriptor::writable(queue.buffer(2), 1),
+    ]
+}
+
+fn started_with_disk(scratch: &Scratch, options: &str) -> (Puppet, Api) {
+    let disk = scratch.file("disk", disk_contents());
+    let vmm = Vmm::puppet("").inside(scratch).args(["--rng", "off", "--api-sock", "api.sock"]);
+    let puppet = Puppet::start(vmm.disk(disk, options));
+    let api = Api::at(&scratch.join("api.sock"));
+    (puppet, api)
 }
 
 fn end(mut machine: Machine) {

@@ -27,6 +27,7 @@ fn questions() {
     assert_eq!(route(Get, "/events", b""), Ok(Target::Events));
     assert_eq!(route(Get, "/vm/wait", b""), Ok(Target::Wait(For::End)));
     assert_eq!(route(Get, "/vm/wait/ready", b""), Ok(Target::Wait(For::Ready)));
+    assert_eq!(route(Get, "/metrics/openmetrics", b""), Ok(Target::Metrics));
     let version = json!({ "firecracker_version": FIRECRACKER_VERSION });
     assert_eq!(route(Get, "/version", b""), Ok(Target::Now(Answer::Value(version))));
 }
@@ -186,4 +187,19 @@ fn balloon_and_metadata_have_more_than_their_configuration() {
     assert_eq!(metadata(Patch, r#"{"a": 1}"#), patch);
     let too_large = reply(Err(Refusal::new(Code::MetadataTooLarge, "x")));
     assert_eq!(too_large.status, Status::TooLarge);
+}
+
+#[test]
+fn what_will_go_away() {
+    for (path, body, expected) in [
+        ("/vsock", r#"{"guest_cid": 3, "uds_path": "v", "vsock_id": "x"}"#, true),
+        ("/vsock", r#"{"guest_cid": 3, "uds_path": "v", "vsock_id": null}"#, false),
+        ("/machine-config", r#"{"cpu_template": "None"}"#, true),
+        ("/machine-config", r#"{"vcpu_count": 1}"#, false),
+        ("/mmds/config", r#"{"network_interfaces": ["n"]}"#, true),
+        ("/mmds/config", r#"{"network_interfaces": ["n"], "version": "V2"}"#, false),
+        ("/mmds", r#"{"version": "V1"}"#, false),
+    ] {
+        assert_eq!(is_deprecated(path, body.as_bytes()), expected, "{path} {body}");
+    }
 }
