@@ -52,6 +52,19 @@ fn actions() {
 }
 
 #[test]
+fn what_a_refusal_quotes_stays_on_its_line() {
+    for (path, body) in [
+        ("/network-interfaces/n", "{\"\u{7f}\": 1}"),
+        ("/network-interfaces/n", r#"{"a\nb": 1}"#),
+        ("/drives/d\u{85}", r#"{"drive_id": "d\u001b[2J"}"#),
+    ] {
+        let (_, message) = refusal(Patch, path, body);
+        assert!(!message.contains(char::is_control), "{message:?}");
+        assert!(message.contains('?'), "{message:?}");
+    }
+}
+
+#[test]
 fn bodies_are_read_strictly() {
     for (method, path, body, words) in [
         (Put, "/actions", "", "EOF"),
