@@ -11,7 +11,7 @@ vmm := $(target_dir)/$(static_target)/release/vmm
 cargo_static := RUSTFLAGS='-C target-feature=+crt-static' cargo
 
 .DEFAULT_GOAL := help
-.PHONY: help build guests demo test bench bench-devices lint clean
+.PHONY: help build guests demo test fuzz-smoke bench bench-devices lint clean
 
 help: ## show this list
 	@printf 'Targets:\n'
@@ -30,6 +30,9 @@ demo: ## boot a guest and look around in it
 
 test: ## run all tests that this host can run
 	@tests/run.sh
+
+fuzz-smoke: ## let arbitrary input loose on everything that reads any (SECONDS_EACH=30, ONLY=TARGETS)
+	@tests/fuzz.sh --seconds '$(or $(SECONDS_EACH),30)' $(ONLY)
 
 bench-devices: ## measure what the queue handlers cost: time, allocations, system calls
 	@cargo bench --quiet -p devices --features test-util --bench datapath -- $(ONLY)

@@ -72,6 +72,7 @@ edges_are_as_drawn() {
     local have want
     want='devices -> 
 arch -> 
+fuzz -> devices vmm
 tests -> 
 vmm -> arch devices'
     have=$(cargo metadata --format-version 1 --no-deps --locked | python3 -c '

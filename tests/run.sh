@@ -121,6 +121,7 @@ main() {
     if [[ ! $filter ]]; then
         # The program itself has an entry of its own and cannot be a test.
         section 'unit tests' cargo test --workspace --lib --bin bench --bin demo
+        section 'inputs that were found once' cargo test --quiet -p fuzz --test replay
         section 'budgets of the queue handlers' cargo test --quiet -p devices --features test-util --bench datapath
     fi
     if [[ $linux = direct ]]; then

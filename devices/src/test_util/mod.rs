@@ -9,11 +9,13 @@ pub use driver::{Buffer, DriverQueue};
 pub use host::{FakeHost, Running};
 
 use std::io::{self, Write};
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use vm_memory::GuestAddress;
 
+use crate::backend::console::{Console, ConsoleError};
 use crate::interrupt::{Interrupt, InterruptLine};
 use crate::memory::GuestMemory;
 
@@ -32,6 +34,14 @@ pub fn guest_memory(len: usize) -> GuestMemory {
 pub fn skipped(test: &str, why: &str) {
     // A test that cannot even say so has nobody who listens.
     let _ = writeln!(io::stderr(), "SKIPPED {test}: {why}");
+}
+
+/// A console on two open files, as on standard input and output.
+///
+/// # Errors
+/// [`ConsoleError`].
+pub fn console_on(input: OwnedFd, output: OwnedFd) -> Result<Console, ConsoleError> {
+    Console::on(input, output)
 }
 
 /// A line that counts its edges.

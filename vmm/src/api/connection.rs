@@ -19,18 +19,18 @@ const DRAIN: Duration = Duration::from_secs(1);
 
 /// A request, its body complete.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Request {
+pub struct Request {
     /// What to do.
-    pub(super) method: Method,
+    pub method: Method,
     /// With what.
-    pub(super) path: String,
+    pub path: String,
     /// The rest.
-    pub(super) body: Vec<u8>,
+    pub body: Vec<u8>,
 }
 
 /// What came of listening to a client.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Heard {
+pub enum Heard {
     /// Nothing complete yet.
     Nothing,
     /// A request; the next one is not read before this one is answered.
@@ -43,11 +43,11 @@ pub(super) enum Heard {
 
 /// What a connection waits for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct InterestIn {
+pub struct InterestIn {
     /// Bytes from the client.
-    pub(super) input: bool,
+    pub input: bool,
     /// Room for bytes to the client.
-    pub(super) output: bool,
+    pub output: bool,
 }
 
 #[derive(Debug, PartialEq, Eq)]
@@ -63,7 +63,7 @@ enum State {
 }
 
 /// See the module.
-pub(super) struct Connection<S> {
+pub struct Connection<S> {
     stream: S,
     input: Vec<u8>,
     /// The head that `input` begins with, once it is complete.
@@ -83,7 +83,7 @@ pub(super) struct Connection<S> {
 
 impl<S: Read + Write> Connection<S> {
     /// A client that has said nothing yet. `stream` must not block.
-    pub(super) fn new(stream: S, now: Instant) -> Self {
+    pub fn new(stream: S, now: Instant) -> Self {
         Self {
             stream,
             input: Vec::new(),
@@ -99,12 +99,12 @@ impl<S: Read + Write> Connection<S> {
     }
 
     /// The client's stream.
-    pub(super) fn stream(&self) -> &S {
+    pub fn stream(&self) -> &S {
         &self.stream
     }
 
     /// What to watch for.
-    pub(super) fn interest(&self) -> InterestIn {
+    pub fn interest(&self) -> InterestIn {
         let output = self.sent < self.output.len();
         let input = !self.half_closed
             && match self.state {
@@ -118,7 +118,7 @@ impl<S: Read + Write> Connection<S> {
     }
 
     /// When patience with this client ends; `None` while nothing is owed.
-    pub(super) fn deadline(&self) -> Option<Instant> {
+    pub fn deadline(&self) -> Option<Instant> {
         match self.state {
             _ if self.sent < self.output.len() => Some(self.since + PATIENCE),
             State::Reading if !self.input.is_empty() => Some(self.since + PATIENCE),
@@ -128,13 +128,13 @@ impl<S: Read + Write> Connection<S> {
     }
 
     /// Whether the client owes the rest of a request.
-    pub(super) fn is_mid_request(&self) -> bool {
+    pub fn is_mid_request(&self) -> bool {
         self.state == State::Reading && !self.input.is_empty()
     }
 
     /// Whether nothing would be lost if this client had to make room for another one, which it has left idle for
     /// `time`.
-    pub(super) fn is_idle_for(&self, time: Duration, now: Instant) -> bool {
+    pub fn is_idle_for(&self, time: Duration, now: Instant) -> bool {
         let is_silent = match self.state {
             State::Reading => now.saturating_duration_since(self.since) >= time,
             State::Draining => true,
@@ -144,12 +144,12 @@ impl<S: Read + Write> Connection<S> {
     }
 
     /// Whether a request is being obeyed.
-    pub(super) fn is_waiting(&self) -> bool {
+    pub fn is_waiting(&self) -> bool {
         self.state == State::Waiting
     }
 
     /// The number of the next line, if this client reads a stream and has room for more of it.
-    pub(super) fn next_line(&self) -> Option<u64> {
+    pub fn next_line(&self) -> Option<u64> {
         match self.state {
             State::Streaming { next } if self.output.len() - self.sent < STREAM_MAX => Some(next),
             _ => None,
@@ -157,17 +157,17 @@ impl<S: Read + Write> Connection<S> {
     }
 
     /// Whether this client reads a stream.
-    pub(super) fn is_streaming(&self) -> bool {
+    pub fn is_streaming(&self) -> bool {
         matches!(self.state, State::Streaming { .. })
     }
 
     /// Whether there can be more to hear.
-    pub(super) fn may_say_more(&self) -> bool {
+    pub fn may_say_more(&self) -> bool {
         !self.half_closed
     }
 
     /// Takes what the client has sent.
-    pub(super) fn listen(&mut self, body_limit: usize, now: Instant) -> Heard {
+    pub fn listen(&mut self, body_limit: usize, now: Instant) -> Heard {
         let mut bytes = [0; READ_MAX];
         match self.stream.read(&mut bytes) {
             Ok(0) => {
@@ -194,7 +194,7 @@ impl<S: Read + Write> Connection<S> {
     }
 
     /// The next request among what the client has sent so far.
-    pub(super) fn next_request(&mut self, body_limit: usize) -> Heard {
+    pub fn next_request(&mut self, body_limit: usize) -> Heard {
         if self.state != State::Reading {
             return Heard::Nothing;
         }
@@ -224,28 +224,28 @@ impl<S: Read + Write> Connection<S> {
     }
 
     /// Answers the request that was heard last.
-    pub(super) fn answer(&mut self, reply: &Reply, now: Instant) {
+    pub fn answer(&mut self, reply: &Reply, now: Instant) {
         self.output.extend(reply.bytes(self.keep_alive));
         self.since = now;
         self.state = if self.keep_alive { State::Reading } else { State::Draining };
     }
 
     /// Answers what was no request; the connection ends with that.
-    pub(super) fn refuse(&mut self, reply: &Reply, now: Instant) {
+    pub fn refuse(&mut self, reply: &Reply, now: Instant) {
         self.keep_alive = false;
         self.answer(reply, now);
         self.input = Vec::new();
     }
 
     /// Answers with a stream of lines, beginning with number 0.
-    pub(super) fn start_stream(&mut self, now: Instant) {
+    pub fn start_stream(&mut self, now: Instant) {
         self.output.extend(http::stream_head(ContentType::JsonLines));
         self.since = now;
         self.state = State::Streaming { next: 0 };
     }
 
     /// Adds lines to the stream; `next` is the number after the last of them.
-    pub(super) fn add_lines<'a>(
+    pub fn add_lines<'a>(
         &mut self,
         lines: impl IntoIterator<Item = &'a str>,
         next: u64,
@@ -262,14 +262,14 @@ impl<S: Read + Write> Connection<S> {
     }
 
     /// The stream is complete.
-    pub(super) fn end_stream(&mut self, now: Instant) {
+    pub fn end_stream(&mut self, now: Instant) {
         self.output.extend(http::chunk(b""));
         self.since = now;
         self.state = State::Draining;
     }
 
     /// Sends what the client takes. `false` when it is gone.
-    pub(super) fn speak(&mut self, now: Instant) -> bool {
+    pub fn speak(&mut self, now: Instant) -> bool {
         while let Some(rest) = self.output.get(self.sent..)
             && !rest.is_empty()
         {
@@ -291,7 +291,7 @@ impl<S: Read + Write> Connection<S> {
     }
 
     /// Whether the last reply has just gone out: the server then says that nothing follows.
-    pub(super) fn takes_leave(&mut self) -> bool {
+    pub fn takes_leave(&mut self) -> bool {
         let is_last = self.state == State::Draining && self.sent == self.output.len();
         is_last && !std::mem::replace(&mut self.said_goodbye, true)
     }

@@ -10,9 +10,9 @@
 //! request in flight on each, 8 KiB of head, the body limit, 64 KiB of events that wait for a reader, ten seconds for
 //! the rest of a request. `resources/openapi.yaml` is the description.
 
-mod connection;
+pub mod connection;
 pub mod http;
-mod routes;
+pub mod routes;
 mod server;
 
 use std::convert::Infallible;

@@ -17,7 +17,7 @@ use crate::requests::{Answer, BalloonCommand, Code, Command, MetadataCommand, Ou
 
 /// What a request asks for.
 #[derive(Debug, PartialEq)]
-pub(super) enum Target {
+pub enum Target {
     /// Something of the machine's owner.
     Owner(Command),
     /// Something that is known without asking.
@@ -48,7 +48,7 @@ const NOT_HERE: &[(&str, &str)] = &[
 ];
 
 /// Finds out what a request asks for.
-pub(super) fn route(method: Method, path: &str, body: &[u8]) -> Result<Target, Refusal> {
+pub fn route(method: Method, path: &str, body: &[u8]) -> Result<Target, Refusal> {
     use Method::{Delete, Get, Patch, Put};
     // A query means nothing here, and an unknown one changes nothing.
     let path = path.split('?').next().unwrap_or_default();
@@ -127,7 +127,7 @@ pub(super) fn is_deprecated(path: &str, body: &[u8]) -> bool {
 }
 
 /// An outcome as a reply.
-pub(super) fn reply(outcome: Outcome) -> Reply {
+pub fn reply(outcome: Outcome) -> Reply {
     match outcome {
         Ok(Answer::Done) => Reply::done(),
         Ok(Answer::Value(value)) => Reply::json(Status::Ok, &value),
@@ -145,7 +145,7 @@ pub(super) fn reply(outcome: Outcome) -> Reply {
 
 /// A refusal as a reply. What is wrong with the transport rather than with a request also stands under the key
 /// that Firecracker uses for that.
-pub(super) fn refuse(status: Status, refusal: &Refusal) -> Reply {
+pub fn refuse(status: Status, refusal: &Refusal) -> Reply {
     let (message, code) = (&refusal.message, refusal.code.word());
     let mut body = json!({ "fault_message": message, "code": code });
     let is_transport = matches!(

@@ -1,0 +1,10 @@
+//! The devices, each with what its driver may ask for and what its host may do.
+
+pub mod balloon;
+pub mod block;
+pub mod console;
+pub mod echo;
+pub mod metadata;
+pub mod net;
+pub mod rng;
+pub mod vsock;
