@@ -4,7 +4,7 @@
 # usage: fuzz.sh [--seconds N | --runs N] [--keep] [TARGET...]     without targets, all of them; 30 seconds each
 #
 # --keep puts what was found into tests/fuzz/corpus, as little as shows the same, and the run into tests/fuzz/LEDGER.md.
-# A finding stays in target/fuzz/work/TARGET and is named; it .
+# A finding stays in target/fuzz/work/TARGET and is named; VMM_FUZZ_TARGET=TARGET and the fuzzer with that file run it again.
 set -euo pipefail
 # shellcheck source=../resources/lib.sh
 . "$(dirname "$0")/../resources/lib.sh"

@@ -5,17 +5,15 @@ mod api;
 mod balloon;
 mod boot;
 mod budgets;
-mod chains;
 mod devices;
 mod ends;
+mod hostile;
 mod io;
 mod kernel_file;
 mod leaks;
 mod memory;
 mod ports;
 mod ready;
-mod registers;
-mod rings;
 mod storage;
 mod subject;
 mod terminal;
@@ -41,9 +39,7 @@ pub fn tests() -> Vec<Trial> {
         devices::network_tests(),
         io::tests(),
         io::network_tests(),
-        registers::tests(),
-        rings::tests(),
-        chains::tests(),
+        hostile::tests(),
         vsock::tests(),
         storage::tests(),
     ];

@@ -99,7 +99,11 @@ impl Subject {
                 let vsock = format!("socket={}", scratch.join("vsock").display());
                 run(Vmm::puppet("").args(["--rng", "off", "--vsock", &vsock]));
             }
-            Self::Balloon => run(Vmm::puppet("").args(["--rng", "off", "--balloon", "0"])),
+            Self::Balloon => {
+                // With every queue that there is.
+                let options = "0,stats=3600s,reporting,hinting";
+                run(Vmm::puppet("").args(["--rng", "off", "--balloon", options]));
+            }
         }
     }
 

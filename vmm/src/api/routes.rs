@@ -32,7 +32,7 @@ pub enum Target {
 
 /// What a client waits for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum For {
+pub enum For {
     /// Its end.
     End,
     /// That its guest is ready.
@@ -116,7 +116,7 @@ pub fn route(method: Method, path: &str, body: &[u8]) -> Result<Target, Refusal>
 }
 
 /// Whether a request that is obeyed says something that Firecracker's next versions will not know any more.
-pub(super) fn is_deprecated(path: &str, body: &[u8]) -> bool {
+pub fn is_deprecated(path: &str, body: &[u8]) -> bool {
     let says = |key: &str| object(body).ok().and_then(|body| body.get(key).cloned());
     match path.trim_matches('/') {
         "vsock" => says("vsock_id").is_some_and(|id| !id.is_null()),

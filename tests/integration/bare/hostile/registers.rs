@@ -2,14 +2,13 @@
 //! 4.2.2).
 
 use harness::virtio::{Answer, Device, Queue, WINDOW, feature, register, status};
-use libtest_mimic::Trial;
 
-use super::subject::Subject;
-use crate::suite::trial;
+use super::{Case, Named, Verdict};
+use crate::bare::subject::Subject;
 
 type Test = fn(Subject, &Device<'_>);
 
-const CASES: &[(&str, Test)] = &[
+const CASES: &[Named<Test>] = &[
     ("identity", identity),
     ("registers_take_aligned_words_only", registers_take_aligned_words_only),
     ("reserved_registers_do_nothing", reserved_registers_do_nothing),
@@ -33,20 +32,16 @@ const CASES: &[(&str, Test)] = &[
 
 const AGREED: u32 = status::ACKNOWLEDGE | status::DRIVER | status::FEATURES_OK;
 
-/// All cases on all devices.
-pub fn tests() -> Vec<Trial> {
-    let cases = Subject::ALL.into_iter().flat_map(|subject| {
-        CASES.iter().map(move |(name, test)| {
-            let name = format!("bare::registers::{}::{name}", subject.name());
-            trial(name, subject.needs(), move || {
-                subject.with_device(move |device| {
-                    test(subject, device);
-                    subject.good_request(device);
-                });
-            })
+/// All of `subject`; the device goes along with each.
+pub(super) fn cases(subject: Subject) -> Vec<Case> {
+    let case = move |&(name, test): &Named<Test>| {
+        Case::new(name, move |device| {
+            device.reset();
+            test(subject, device);
+            Verdict::Pass
         })
-    });
-    cases.collect()
+    };
+    CASES.iter().map(case).collect()
 }
 
 fn identity(subject: Subject, device: &Device<'_>) {
