@@ -221,6 +221,7 @@ impl Handler {
                 }
                 self.run(index)?;
             }
+            self.queue.publish()?;
             if is_idle {
                 return Ok(());
             }
@@ -278,7 +279,7 @@ impl Handler {
         if let (Some(stopwatch), Some(found_at)) = (&mut self.stopwatch, slot.found_at) {
             stopwatch.answered(request.kind(), found_at);
         }
-        self.queue.push(slot.chain.head(), request.written())
+        self.queue.put(&[(slot.chain.head(), request.written())])
     }
 
     fn submit(&mut self) {
@@ -336,7 +337,9 @@ impl QueueHandler for Handler {
         }
         let served = self.serve();
         self.broken |= served.is_err();
-        served
+        // What was answered before a driver's mistake is answered.
+        let published = self.queue.publish();
+        served.and(published)
     }
 
     fn quiesce(&mut self) -> Result<(), QueueError> {

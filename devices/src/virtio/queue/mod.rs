@@ -9,7 +9,6 @@
 mod chain;
 mod ring;
 
-use std::ops::ControlFlow;
 use std::os::fd::{AsRawFd, RawFd};
 use std::sync::Arc;
 
@@ -223,11 +222,26 @@ impl Queue {
     /// # Errors
     /// [`QueueError`] when a head is not one of this queue's.
     pub fn push_all(&mut self, used: &[(u16, u32)]) -> Result<(), QueueError> {
-        if !used.is_empty() {
-            self.rings.push(used).map_err(|e| ring_error(self.index, e))?;
-            self.unannounced = true;
-        }
-        Ok(())
+        self.put(used)?;
+        self.publish()
+    }
+
+    /// The same, but the driver sees nothing of it before [`Self::publish`] or [`Self::announce`]. A driver that
+    /// waits looks at the index all the time, and each change of it costs both sides a trip of its cache line.
+    ///
+    /// # Errors
+    /// [`QueueError`] when a head is not one of this queue's.
+    pub fn put(&mut self, used: &[(u16, u32)]) -> Result<(), QueueError> {
+        self.unannounced |= !used.is_empty();
+        self.rings.put(used).map_err(|e| ring_error(self.index, e))
+    }
+
+    /// Shows the driver what was [put](Self::put) on the used ring.
+    ///
+    /// # Errors
+    /// [`QueueError`] when the ring cannot be written.
+    pub fn publish(&mut self) -> Result<(), QueueError> {
+        self.rings.publish().map_err(|e| ring_error(self.index, e))
     }
 
     /// Interrupts the driver if there is something new on the used ring and it wants to hear of it.
@@ -235,6 +249,7 @@ impl Queue {
     /// # Errors
     /// [`QueueError`] when the ring cannot be read.
     pub fn announce(&mut self) -> Result<(), QueueError> {
+        self.publish()?;
         if std::mem::take(&mut self.unannounced) && self.wants_interrupt()? {
             self.interrupt.used_buffer();
         }
@@ -254,32 +269,12 @@ impl Queue {
         chain: &mut Chain,
         mut answer: impl FnMut(&GuestMemory, &Chain) -> Result<u32, Fault>,
     ) -> Result<(), QueueError> {
-        self.serve_until(budget, chain, |memory, chain| {
-            answer(memory, chain).map(ControlFlow::Continue)
-        })
-    }
-
-    /// The same until `answer` breaks off with the chain that it has just answered. Kicks stay off then:
-    /// the caller knows when to come back.
-    ///
-    /// # Errors
-    /// As [`Self::serve`].
-    pub fn serve_until(
-        &mut self,
-        budget: usize,
-        chain: &mut Chain,
-        mut answer: impl FnMut(&GuestMemory, &Chain) -> Result<ControlFlow<u32, u32>, Fault>,
-    ) -> Result<(), QueueError> {
         let mut left = budget;
         loop {
             self.silence_kicks()?;
             while self.pop(chain)? {
-                let answered = answer(&self.memory, chain).map_err(|f| self.fault(f))?;
-                let (ControlFlow::Continue(written) | ControlFlow::Break(written)) = answered;
+                let written = answer(&self.memory, chain).map_err(|f| self.fault(f))?;
                 self.push(chain.head(), written)?;
-                if answered.is_break() {
-                    return self.announce();
-                }
                 left = left.saturating_sub(1);
                 if left == 0 {
                     self.kick_again();

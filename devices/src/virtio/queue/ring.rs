@@ -59,6 +59,8 @@ pub(super) struct Rings {
     used: Area,
     next_avail: u16,
     next_used: u16,
+    /// The used index that the driver sees.
+    published: u16,
     /// The driver's index when it was last looked at: up to there, entries need no second look.
     seen_avail: u16,
 }
@@ -81,6 +83,7 @@ impl Rings {
             used: area(config.device, ENTRIES + USED_ENTRY * size + EVENT)?,
             next_avail: 0,
             next_used: 0,
+            published: 0,
             seen_avail: 0,
         })
     }
@@ -117,21 +120,28 @@ impl Rings {
         self.next_avail = self.next_avail.wrapping_sub(1);
     }
 
-    /// Hands back chains, each with the number of bytes written to it, all at once.
-    pub(super) fn push(&mut self, used: &[(u16, u32)]) -> Result<(), RingFault> {
-        let mut next = self.next_used;
+    /// Puts chains on the used ring, each with the number of bytes written to it. The driver sees none of them
+    /// before [`Self::publish`].
+    pub(super) fn put(&mut self, used: &[(u16, u32)]) -> Result<(), RingFault> {
         for &(head, written) in used {
             if head >= self.size {
                 return Err(RingFault::Head { head, size: self.size });
             }
-            let slot = usize::from(next % self.size);
+            let slot = usize::from(self.next_used % self.size);
             let entry = [u32::from(head).to_le(), written.to_le()];
             self.used.write(entry, ENTRIES + USED_ENTRY * slot)?;
-            next = next.wrapping_add(1);
+            self.next_used = self.next_used.wrapping_add(1);
         }
-        // The entries must be there before the index says so (virtio 1.3, 2.7.8.2).
-        self.used.store(next.to_le(), INDEX, Ordering::Release)?;
-        self.next_used = next;
+        Ok(())
+    }
+
+    /// Shows the driver everything that was put on the used ring, at once.
+    pub(super) fn publish(&mut self) -> Result<(), RingFault> {
+        if self.published != self.next_used {
+            // The entries must be there before the index says so (virtio 1.3, 2.7.8.2).
+            self.used.store(self.next_used.to_le(), INDEX, Ordering::Release)?;
+            self.published = self.next_used;
+        }
         Ok(())
     }
 
