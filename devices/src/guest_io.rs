@@ -5,9 +5,13 @@
 #![expect(unsafe_code, reason = "iovecs over guest memory are raw pointers by nature")]
 
 use std::io;
+use std::ops::Range;
 use std::os::fd::{AsRawFd, BorrowedFd};
 
 use crate::memory::Buffers;
+
+/// Most pieces that one call takes (`UIO_MAXIOV`).
+const IOV_MAX: usize = 1024;
 
 /// A list of iovecs that is reused from request to request, so that I/O does not allocate.
 #[derive(Default)]
@@ -157,6 +161,35 @@ impl IoVecs {
         Ok(&self.list)
     }
 
+    /// Empties the list, before [`Self::append`].
+    pub(crate) fn clear(&mut self) {
+        self.list.clear();
+    }
+
+    /// Appends the pieces of all of `buffers` and returns where in the list they are, under the terms of
+    /// [`Self::point_at`].
+    ///
+    /// # Errors
+    /// `EFAULT` when the buffer is not RAM; `EINVAL` when it has more pieces than one call takes. The list is
+    /// as before then.
+    pub(crate) fn append(&mut self, buffers: &Buffers<'_>) -> io::Result<Range<usize>> {
+        let start = self.list.len();
+        let appended = self.extend(buffers, 0, buffers.len());
+        let pieces = start..self.list.len();
+        match appended {
+            Ok(covered) if covered == buffers.len() => Ok(pieces),
+            result => {
+                self.list.truncate(start);
+                Err(result.err().unwrap_or_else(einval))
+            }
+        }
+    }
+
+    /// What [`Self::append`] listed.
+    pub(crate) fn pieces(&self, range: Range<usize>) -> &[libc::iovec] {
+        self.list.get(range).unwrap_or_default()
+    }
+
     /// Reads at `file_offset` of `fd` into what [`Self::point_at`] listed, as far as that needs no waiting
     /// for the disk.
     ///
@@ -181,27 +214,36 @@ impl IoVecs {
 
     /// Points the list at all of the buffer: a frame cannot be sent in two calls.
     fn fill_whole(&mut self, buffers: &Buffers<'_>) -> io::Result<libc::c_int> {
-        let count = self.fill(buffers, 0, buffers.len())?;
-        let covered: usize = self.list.iter().map(|v| v.iov_len).sum();
-        if covered == buffers.len() { Ok(count) } else { Err(einval()) }
+        self.list.clear();
+        self.append(buffers)?;
+        self.count()
     }
 
-    /// Points the list at the buffer; at most `IOV_MAX` entries, the rest is a short transfer.
+    /// Points the list at the buffer; at most [`IOV_MAX`] entries, the rest is a short transfer.
     fn fill(&mut self, buffers: &Buffers<'_>, start: usize, len: usize) -> io::Result<libc::c_int> {
-        const IOV_MAX: usize = 1024;
         self.list.clear();
+        self.extend(buffers, start, len)?;
+        self.count()
+    }
+
+    fn count(&self) -> io::Result<libc::c_int> {
+        libc::c_int::try_from(self.list.len()).map_err(|_| einval())
+    }
+
+    /// Appends at most [`IOV_MAX`] pieces of `len` bytes of `buffers` from `start` on; returns their length.
+    fn extend(&mut self, buffers: &Buffers<'_>, start: usize, len: usize) -> io::Result<usize> {
+        let (most, mut covered) = (self.list.len() + IOV_MAX, 0);
         buffers
             .visit(start, len, |slice| {
-                if self.list.len() < IOV_MAX {
+                if self.list.len() < most {
                     let guard = slice.ptr_guard_mut();
-                    self.list.push(libc::iovec {
-                        iov_base: guard.as_ptr().cast(),
-                        iov_len: slice.len(),
-                    });
+                    let (iov_base, iov_len) = (guard.as_ptr().cast(), slice.len());
+                    self.list.push(libc::iovec { iov_base, iov_len });
+                    covered += iov_len;
                 }
             })
             .map_err(|_| io::Error::from_raw_os_error(libc::EFAULT))?;
-        libc::c_int::try_from(self.list.len()).map_err(|_| einval())
+        Ok(covered)
     }
 }
 

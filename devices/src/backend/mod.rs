@@ -5,4 +5,5 @@ pub mod disk;
 pub mod net;
 pub mod reclaim;
 pub mod socket;
+mod uring;
 pub mod vsock;

@@ -17,9 +17,9 @@ use vmm_sys_util::timerfd::TimerFd;
 use super::Service;
 use super::stack::{MAX_RECEIVED, Stack};
 use super::sys::AnyOf;
-use crate::backend::net::{NetBackend, Offloads};
+use crate::backend::net::{Frames, NetBackend, Offloads, Slots};
 use crate::guest_io::IoVecs;
-use crate::memory::Buffers;
+use crate::memory::{Buffers, GuestMemory};
 
 /// Length of the virtio-net header before each frame.
 const HEADER: usize = 12;
@@ -214,6 +214,39 @@ impl NetBackend for MetadataNet {
             return Ok(from.len());
         }
         self.inner.write_frame(queue, iovecs, from)
+    }
+
+    fn read_frames(
+        &self,
+        queue: u16,
+        iovecs: &mut IoVecs,
+        memory: &GuestMemory,
+        slots: &mut Slots,
+        came: &mut dyn FnMut(io::Result<usize>),
+    ) {
+        if slots.wanted() > 1 && (queue != QUEUE || !self.has_frames.load(Ordering::Acquire)) {
+            return self.inner.read_frames(queue, iovecs, memory, slots, came);
+        }
+        let nowhere_else = Buffers::new(memory, &[]);
+        for slot in slots.iter_mut().take(1) {
+            came(self.read_frame(queue, iovecs, &nowhere_else, slot));
+        }
+    }
+
+    fn write_frames(
+        &self,
+        queue: u16,
+        iovecs: &mut IoVecs,
+        memory: &GuestMemory,
+        frames: &Frames,
+        sent: &mut dyn FnMut(usize, io::Result<usize>),
+    ) {
+        if !frames.iter(memory).any(|frame| self.is_ours(&frame)) {
+            return self.inner.write_frames(queue, iovecs, memory, frames, sent);
+        }
+        for frame in frames.iter(memory) {
+            sent(frame.len(), self.write_frame(queue, iovecs, &frame));
+        }
     }
 
     fn set_offloads(&self, offloads: Offloads) -> io::Result<()> {

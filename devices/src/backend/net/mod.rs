@@ -3,6 +3,8 @@
 //! Knows nothing of queues, features or drivers. A frame here always starts with the 12-byte virtio-net
 //! header (virtio 1.3, 5.1.6), which the host interprets: checksums and segmentation are its work.
 
+mod frames;
+mod ring;
 pub mod tap;
 #[cfg(test)]
 pub(crate) mod test_network;
@@ -11,7 +13,9 @@ use std::io;
 use std::os::fd::BorrowedFd;
 
 use crate::guest_io::IoVecs;
-use crate::memory::Buffers;
+use crate::memory::{Buffers, GuestMemory};
+
+pub use frames::{Frames, Slots};
 
 /// What a frame handed to the guest may leave for the guest to finish.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -69,6 +73,22 @@ pub trait NetBackend: Send + Sync {
         iovecs.read_and_spill(fd, to, spill)
     }
 
+    /// Takes frames off `queue` into memory of the caller's own, one into each of the wanted `slots`, and tells `came`
+    /// in order what became of each attempt, as [`Self::read_frame`] would. A network may make fewer.
+    fn read_frames(
+        &self,
+        queue: u16,
+        iovecs: &mut IoVecs,
+        memory: &GuestMemory,
+        slots: &mut Slots,
+        came: &mut dyn FnMut(io::Result<usize>),
+    ) {
+        let nowhere_else = Buffers::new(memory, &[]);
+        for slot in slots.iter_mut().take(1) {
+            came(self.read_frame(queue, iovecs, &nowhere_else, slot));
+        }
+    }
+
     /// Sends one frame.
     ///
     /// # Errors
@@ -82,6 +102,21 @@ pub trait NetBackend: Send + Sync {
     ) -> io::Result<usize> {
         let fd = self.fd(queue).ok_or_else(no_queue)?;
         iovecs.write(fd, from)
+    }
+
+    /// Sends `frames`, whose bytes are in `memory`, one after the other, and tells `sent` in their order how long
+    /// each is and what became of it, as [`Self::write_frame`] would.
+    fn write_frames(
+        &self,
+        queue: u16,
+        iovecs: &mut IoVecs,
+        memory: &GuestMemory,
+        frames: &Frames,
+        sent: &mut dyn FnMut(usize, io::Result<usize>),
+    ) {
+        for frame in frames.iter(memory) {
+            sent(frame.len(), self.write_frame(queue, iovecs, &frame));
+        }
     }
 
     /// Sets what frames for the guest may leave undone. Frames that wait, shaped by other settings, are

@@ -11,7 +11,10 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::net::UnixDatagram;
 use std::sync::{Mutex, PoisonError};
 
-use super::{NetBackend, Offloads};
+use super::ring::{FrameRing, Lost};
+use super::{Frames, NetBackend, Offloads, Slots};
+use crate::guest_io::IoVecs;
+use crate::memory::{Buffers, GuestMemory};
 
 /// The device that makes taps.
 const TUN_DEVICE: &str = "/dev/net/tun";
@@ -126,6 +129,8 @@ pub enum TapError {
 pub struct Tap {
     name: String,
     queues: Vec<File>,
+    /// For each queue a way to move many frames at once, where the host has one.
+    rings: Vec<Mutex<Option<FrameRing>>>,
     has_uso: bool,
     /// Whether the name was resolved in this process's network namespace, so that it means the same
     /// interface in other calls.
@@ -207,6 +212,7 @@ impl Tap {
         }
         let mut tap = Self {
             name,
+            rings: queues.iter().map(|queue| Mutex::new(ring_for(queue))).collect(),
             queues,
             has_uso: false,
             is_local,
@@ -230,6 +236,25 @@ impl Tap {
         Ok(has_uso)
     }
 
+    /// Lets `transfer` use the ring of `queue`; `false` when there is none.
+    fn with_ring(
+        &self,
+        queue: u16,
+        transfer: impl FnOnce(&mut FrameRing, BorrowedFd<'_>) -> Result<(), Lost>,
+    ) -> bool {
+        let Some((ring, tap)) = self.rings.get(usize::from(queue)).zip(self.fd(queue)) else {
+            return false;
+        };
+        // The two handlers of a queue are on one thread, so that nobody waits here.
+        let mut place = ring.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(ring) = place.as_mut() else { return false };
+        if transfer(ring, tap) == Err(Lost) {
+            log::warn!("tap {}: frames pass one by one: the ring is lost", self.name);
+            *place = None;
+        }
+        true
+    }
+
     fn queue(&self, index: usize) -> io::Result<BorrowedFd<'_>> {
         let file = self.queues.get(index);
         file.map(AsFd::as_fd).ok_or_else(|| io::Error::from_raw_os_error(libc::EBADF))
@@ -251,6 +276,42 @@ impl NetBackend for Tap {
 
     fn fd(&self, queue: u16) -> Option<BorrowedFd<'_>> {
         self.queue(usize::from(queue)).ok()
+    }
+
+    fn read_frames(
+        &self,
+        queue: u16,
+        iovecs: &mut IoVecs,
+        memory: &GuestMemory,
+        slots: &mut Slots,
+        came: &mut dyn FnMut(io::Result<usize>),
+    ) {
+        if slots.wanted() > 1 && self.with_ring(queue, |ring, tap| ring.receive(tap, slots, came)) {
+            return;
+        }
+        let nowhere_else = Buffers::new(memory, &[]);
+        for slot in slots.iter_mut().take(1) {
+            came(self.read_frame(queue, iovecs, &nowhere_else, slot));
+        }
+    }
+
+    fn write_frames(
+        &self,
+        queue: u16,
+        iovecs: &mut IoVecs,
+        memory: &GuestMemory,
+        frames: &Frames,
+        sent: &mut dyn FnMut(usize, io::Result<usize>),
+    ) {
+        let is_worth_it = frames.len() > 1;
+        if is_worth_it
+            && self.with_ring(queue, |ring, tap| ring.send(tap, iovecs, memory, frames, sent))
+        {
+            return;
+        }
+        for frame in frames.iter(memory) {
+            sent(frame.len(), self.write_frame(queue, iovecs, &frame));
+        }
     }
 
     fn set_offloads(&self, offloads: Offloads) -> io::Result<()> {
@@ -431,6 +492,24 @@ fn set_nonblocking(fd: BorrowedFd<'_>) -> io::Result<()> {
     // SAFETY: F_SETFL takes an int and touches no memory.
     check(unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_SETFL, flags | libc::O_NONBLOCK) })?;
     Ok(())
+}
+
+/// A ring for the frames of a queue, unless the host permits none or the tap is of a kind that cannot use one.
+fn ring_for(tap: &File) -> Option<FrameRing> {
+    if !knows_nowait(tap) {
+        return None;
+    }
+    FrameRing::open().inspect_err(|error| log::debug!("no ring for a tap: {error}")).ok()
+}
+
+/// Whether one call may be told not to wait. Taps can be since Linux 5.8, macvtaps since 6.4. A frame that waits
+/// is lost by asking, as are all others when a driver begins ([`Tap::set_offloads`]).
+fn knows_nowait(tap: &File) -> bool {
+    let mut head = [0_u8; 1];
+    let to = libc::iovec { iov_base: head.as_mut_ptr().cast(), iov_len: head.len() };
+    // SAFETY: the one iovec is `head`, which lives until the call returns.
+    let read = unsafe { libc::preadv2(tap.as_raw_fd(), &raw const to, 1, -1, libc::RWF_NOWAIT) };
+    read >= 0 || io::Error::last_os_error().raw_os_error() != Some(libc::EOPNOTSUPP)
 }
 
 /// An ioctl whose argument is a `struct ifreq`.

@@ -30,6 +30,11 @@ impl Posted {
         self.len
     }
 
+    /// Number of buffers.
+    pub(super) fn chains(&self) -> usize {
+        self.chains.len()
+    }
+
     pub(super) fn is_empty(&self) -> bool {
         self.chains.is_empty()
     }

@@ -5,11 +5,10 @@
 //! cannot stall the queue.
 
 use std::io::ErrorKind;
-use std::ops::ControlFlow;
 
+use crate::backend::net::Frames;
 use crate::event::Interest;
 use crate::guest_io::IoVecs;
-use crate::memory::Buffers;
 use crate::rate_limiter::Gate;
 use crate::virtio::device::QueueHandler;
 use crate::virtio::queue::{Chain, Queue, QueueError};
@@ -20,7 +19,10 @@ const KICK: u16 = 0;
 const GATE: u16 = 1;
 
 /// Most frames sent before other devices get their turn; at 64 KiB each about a millisecond's work.
-const MAX_BATCH: usize = 64;
+const MAX_TURN: usize = 64;
+/// Most frames handed to the host together; the driver sees them sent together.
+const MAX_BATCH: usize = 32;
+const SHORTEST: usize = header::LEN + header::ETHERNET;
 
 /// Serves one transmit queue.
 pub(super) struct Sender {
@@ -29,12 +31,60 @@ pub(super) struct Sender {
     chain: Chain,
     iovecs: IoVecs,
     gate: Gate,
+    /// The buffers taken off the ring. Nothing is written to a sent buffer.
+    taken: Vec<(u16, u32)>,
+    /// What of them is to be sent.
+    frames: Frames,
 }
 
 impl Sender {
     pub(super) fn new(port: Port, queue: Queue) -> Self {
-        let gate = Gate::new(port.shared.tx_limiter.clone());
-        Self { port, queue, chain: Chain::new(), iovecs: IoVecs::new(), gate }
+        Self {
+            gate: Gate::new(port.shared.tx_limiter.clone()),
+            port,
+            queue,
+            chain: Chain::new(),
+            iovecs: IoVecs::new(),
+            taken: Vec::new(),
+            frames: Frames::default(),
+        }
+    }
+
+    /// Takes up to `most` frames off the ring, until it is empty or the gate closes.
+    fn gather(&mut self, most: usize) -> Result<(), QueueError> {
+        while self.taken.len() < most
+            && !self.gate.is_closed()
+            && self.queue.pop(&mut self.chain)?
+        {
+            let frame = self.chain.readable(self.queue.memory());
+            self.gate.charge(frame.len().saturating_sub(header::LEN) as u64);
+            self.taken.push((self.chain.head(), 0));
+            if (SHORTEST..=header::MAX_FRAME).contains(&frame.len()) && self.port.is_active() {
+                self.frames.push(&frame);
+            } else {
+                self.port.shared.counters.tx_rejected.increment();
+            }
+        }
+        Ok(())
+    }
+
+    /// Sends what was gathered, and gives the buffers back.
+    fn send(&mut self) -> Result<(), QueueError> {
+        if self.taken.is_empty() {
+            return Ok(());
+        }
+        let Self { port, queue, iovecs, frames, .. } = self;
+        let backend = &port.shared.backend;
+        backend.write_frames(port.pair, iovecs, queue.memory(), frames, &mut |len, result| {
+            match result {
+                Ok(_) => count_sent(port, len),
+                Err(error) => count_unsent(port, &error),
+            }
+        });
+        self.frames.clear();
+        let returned = self.queue.push_all(&self.taken);
+        self.taken.clear();
+        returned
     }
 }
 
@@ -49,18 +99,25 @@ impl QueueHandler for Sender {
     }
 
     fn handle(&mut self, token: u16) -> Result<(), QueueError> {
-        let Self { port, queue, chain, iovecs, gate } = self;
-        port.shared.counters.tx_kicks.add(usize::from(token == KICK));
-        if gate.is_closed() {
-            return Ok(());
+        self.port.shared.counters.tx_kicks.add(usize::from(token == KICK));
+        let mut left = MAX_TURN;
+        while !self.gate.is_closed() {
+            self.queue.silence_kicks()?;
+            let gathered = self.gather(left.min(MAX_BATCH));
+            let count = self.taken.len();
+            // What came before a malformed chain is sent all the same.
+            self.send()?;
+            gathered?;
+            left -= count;
+            if left == 0 {
+                self.queue.kick_again();
+                break;
+            }
+            if count == 0 && !self.queue.expect_kicks()? {
+                break;
+            }
         }
-        queue.serve_until(MAX_BATCH, chain, |memory, chain| {
-            let frame = chain.readable(memory);
-            send(port, iovecs, &frame);
-            gate.charge(frame.len().saturating_sub(header::LEN) as u64);
-            // Nothing is written to a sent buffer.
-            Ok(if gate.is_closed() { ControlFlow::Break(0) } else { ControlFlow::Continue(0) })
-        })
+        self.queue.announce()
     }
 
     fn stop(self: Box<Self>) -> Vec<Queue> {
@@ -68,30 +125,23 @@ impl QueueHandler for Sender {
     }
 }
 
-fn send(port: &Port, iovecs: &mut IoVecs, frame: &Buffers<'_>) {
-    const SHORTEST: usize = header::LEN + header::ETHERNET;
+fn count_sent(port: &Port, len: usize) {
     let counters = &port.shared.counters;
-    if !(SHORTEST..=header::MAX_FRAME).contains(&frame.len()) || !port.is_active() {
-        counters.tx_rejected.increment();
-        return;
-    }
-    match port.shared.backend.write_frame(port.pair, iovecs, frame) {
-        Ok(_) => {
-            counters.tx_frames.increment();
-            counters.tx_bytes.add(frame.len() - header::LEN);
-        }
-        Err(error) if is_full(&error) => {
-            counters.tx_no_room.increment();
-        }
+    counters.tx_frames.increment();
+    counters.tx_bytes.add(len - header::LEN);
+}
+
+fn count_unsent(port: &Port, error: &std::io::Error) {
+    let counters = &port.shared.counters;
+    if is_full(error) {
+        counters.tx_no_room.increment();
+    } else if is_rejection(error) {
         // The driver's doing, so it must not reach the log.
-        Err(error) if is_rejection(&error) => {
-            counters.tx_rejected.increment();
-        }
-        Err(error) => {
-            port.host_failed(&counters.tx_errors, "sending to", &error);
-            if is_gone(&error) {
-                port.lose_link();
-            }
+        counters.tx_rejected.increment();
+    } else {
+        port.host_failed(&counters.tx_errors, "sending to", error);
+        if is_gone(error) {
+            port.lose_link();
         }
     }
 }

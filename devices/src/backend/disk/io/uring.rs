@@ -20,6 +20,7 @@ use super::super::Disk;
 use super::clear::Way;
 use super::sync::SyncIo;
 use super::{DiskIo, Op, Outcome, Started};
+use crate::backend::uring;
 use crate::guest_io::IoVecs;
 use crate::memory::{Buffers, GuestMemory, Segment};
 
@@ -86,7 +87,7 @@ impl UringIo {
     /// # Errors
     /// When the kernel does not allow io_uring, or is too old to restrict one (before 5.10).
     pub(super) fn open(disk: &Arc<Disk>, depth: u16, memory: &GuestMemory) -> io::Result<Self> {
-        let ring = build(u32::from(depth))?;
+        let ring = uring::disabled(u32::from(depth))?;
         let submitter = ring.submitter();
         submitter.register_files(&[disk.file.as_raw_fd()])?;
         let fixed_file = Flags::FIXED_FILE.bits();
@@ -318,19 +319,6 @@ impl Drop for UringIo {
             }
             while self.completed().is_some() {}
         }
-    }
-}
-
-/// A ring that is not enabled yet.
-fn build(depth: u32) -> io::Result<IoUring> {
-    let mut builder = IoUring::builder();
-    builder.setup_r_disabled();
-    // Completions are noticed at the thread's next system call instead of by interrupting it; it is
-    // never far away (5.19 and later).
-    let cooperative = builder.clone().setup_coop_taskrun().build(depth);
-    match cooperative {
-        Err(error) if error.raw_os_error() == Some(libc::EINVAL) => builder.build(depth),
-        other => other,
     }
 }
 

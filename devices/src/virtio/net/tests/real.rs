@@ -243,6 +243,33 @@ fn frames_of_all_sizes_pass_unchanged() {
 }
 
 #[test]
+fn many_frames_in_one_kick_arrive_in_order() {
+    in_own_network(path!(many_frames_in_one_kick_arrive_in_order), || {
+        let mut both = Bridged::new(LARGE, 1500);
+        let rejected = both.from.counters.tx_rejected.get();
+        // Every tenth has a header that the kernel refuses.
+        let is_good = |seed: &usize| seed % 10 != 9;
+        for (at, seed) in (BUFFERS..).step_by(0x1000).zip(0..200) {
+            let mut bytes = experimental(60 + seed, seed);
+            if !is_good(&seed) {
+                bytes[1] = 0x7f;
+            }
+            both.from.put(at, &bytes);
+            let len = u32::try_from(bytes.len()).unwrap();
+            both.from.running.queues[1].add(&[(at, len, false)]);
+        }
+        assert!(both.from.running.kick(1));
+        assert!(both.from.run(5));
+        assert_eq!(both.from.used(1).len(), 200);
+        assert_eq!(both.from.counters.tx_rejected.get(), rejected + 20);
+        let received = both.receive(180);
+        for (received, seed) in received.iter().zip((0..200).filter(is_good)) {
+            assert!(received[12..] == experimental(60 + seed, seed)[12..], "frame {seed}");
+        }
+    });
+}
+
+#[test]
 fn checksums_are_completed_only_for_a_driver_that_wants_it() {
     in_own_network(path!(checksums_are_completed_only_for_a_driver_that_wants_it), || {
         for (features, flags) in [(MRG_RXBUF, 0), (0, 0), (GUEST_CSUM, 1)] {

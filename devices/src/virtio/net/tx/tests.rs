@@ -100,7 +100,7 @@ fn a_full_ring_goes_out_in_order_and_in_turns() {
     }
     assert!(card.running.kick(1));
     let first = card.used(1).len();
-    assert_eq!(first, MAX_BATCH);
+    assert_eq!(first, MAX_TURN);
     assert!(card.run(5));
     assert_eq!(first + card.used(1).len(), 200);
     let sent = card.net.sent(0);
@@ -125,6 +125,19 @@ fn a_malformed_chain_needs_a_reset() {
         assert_eq!(card.used(1), [(0, 0)]);
         assert_eq!(card.net.sent(0).len(), 1);
     }
+}
+
+#[test]
+fn what_comes_before_a_malformed_chain_is_sent() {
+    let mut card = FakeCard::new(0);
+    for seed in 0..3 {
+        let at = BUFFERS + 0x1000 * seed as u64;
+        card.put(at, &frame(100, seed));
+        card.running.queues[1].add(&[(at, 112, false)]);
+    }
+    assert!(!card.give(1, &[(BUFFERS, 12, false), (BUFFERS, 0, false)]));
+    assert_eq!(card.used(1).len(), 3);
+    assert_eq!(card.net.sent(0), [0, 1, 2].map(|seed| frame(100, seed)));
 }
 
 #[test]
