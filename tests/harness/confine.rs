@@ -25,6 +25,18 @@ pub enum Confinement {
     },
     /// No capability, whoever the user is: file permissions count.
     NoCapabilities,
+    /// An ordinary user, of the host's root, with these groups.
+    User {
+        /// Its number, and its group's.
+        id: u32,
+        /// One more group.
+        group: u32,
+    },
+    /// An ordinary user of a user namespace, in which it may make no namespaces of this kind: "user", "pid", "mnt",
+    /// "net", "ipc", "uts" or "cgroup". Files are still the host's.
+    NoMore(&'static str),
+    /// This system call fails with this errno.
+    Fails(libc::c_long, i32),
     /// A limit of the process, such as `RLIMIT_NOFILE`.
     Limit(libc::__rlimit_resource_t, libc::rlim_t),
     /// This descriptor stays open under its number.
@@ -36,6 +48,10 @@ enum Step {
     OwnMounts,
     Mount { from: CString, to: CString, kind: CString, flags: libc::c_ulong },
     DropCapabilities,
+    Become(u32, u32),
+    OwnUsers,
+    Write(CString, Vec<u8>),
+    Filter(Box<[libc::sock_filter]>),
     Limit(libc::__rlimit_resource_t, libc::rlim_t),
     KeepOpen(RawFd),
 }
@@ -96,6 +112,20 @@ fn steps(confinement: Confinement) -> Vec<Step> {
             },
         ],
         Confinement::NoCapabilities => vec![Step::DropCapabilities],
+        Confinement::User { id, group } => vec![Step::Become(id, group)],
+        Confinement::NoMore(kind) => {
+            let write = |path: &str, what: String| Step::Write(text(path.as_bytes()), what.into());
+            // SAFETY: take nothing and cannot fail.
+            let (uid, gid) = unsafe { (libc::geteuid(), libc::getegid()) };
+            vec![
+                Step::OwnUsers,
+                write("/proc/self/setgroups", "deny".to_owned()),
+                write("/proc/self/uid_map", format!("1000 {uid} 1")),
+                write("/proc/self/gid_map", format!("1000 {gid} 1")),
+                write(&format!("/proc/sys/user/max_{kind}_namespaces"), "0".to_owned()),
+            ]
+        }
+        Confinement::Fails(call, errno) => vec![Step::Filter(failing(call, errno))],
         Confinement::Limit(resource, value) => vec![Step::Limit(resource, value)],
         Confinement::Inherits(fd) => vec![Step::KeepOpen(fd)],
     }
@@ -111,6 +141,42 @@ impl Step {
             }
             Self::Mount { from, to, kind, flags } => mount(from, to, kind, *flags),
             Self::DropCapabilities => drop_capabilities(),
+            Self::Become(id, group) => {
+                // SAFETY: a list of one number, which lives through the call.
+                check(unsafe { libc::setgroups(1, group) })?;
+                // SAFETY: takes numbers.
+                check(unsafe { libc::setresgid(*id, *id, *id) })?;
+                // SAFETY: takes numbers.
+                check(unsafe { libc::setresuid(*id, *id, *id) })
+            }
+            // SAFETY: takes a number.
+            Self::OwnUsers => check(unsafe { libc::unshare(libc::CLONE_NEWUSER) }),
+            Self::Write(path, bytes) => {
+                // SAFETY: a string that lives through the call.
+                let fd = unsafe { libc::open(path.as_ptr(), libc::O_WRONLY | libc::O_CLOEXEC) };
+                check(fd)?;
+                // SAFETY: `bytes` is readable for its whole length.
+                let count = unsafe { libc::write(fd, bytes.as_ptr().cast(), bytes.len()) };
+                check(libc::c_int::try_from(count).unwrap_or(-1))
+            }
+            Self::Filter(program) => {
+                let program = libc::sock_fprog {
+                    len: u16::try_from(program.len()).unwrap_or(0),
+                    filter: program.as_ptr().cast_mut(),
+                };
+                // SAFETY: takes numbers.
+                check(unsafe { libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) })?;
+                // SAFETY: a program that lives through the call.
+                check(unsafe {
+                    libc::prctl(
+                        libc::PR_SET_SECCOMP,
+                        libc::SECCOMP_MODE_FILTER,
+                        &raw const program,
+                        0,
+                        0,
+                    )
+                })
+            }
             Self::Limit(resource, value) => {
                 let limit = libc::rlimit { rlim_cur: *value, rlim_max: *value };
                 // SAFETY: the call reads an rlimit.
@@ -120,6 +186,39 @@ impl Step {
             Self::KeepOpen(fd) => check(unsafe { libc::fcntl(*fd, libc::F_SETFD, 0) }),
         }
     }
+}
+
+/// A filter under which `call` fails with `errno` and every other one works.
+fn failing(call: libc::c_long, errno: i32) -> Box<[libc::sock_filter]> {
+    let word = |value: i64| u32::try_from(value).unwrap_or(0);
+    let step = |code: u32, jt, jf, k| libc::sock_filter {
+        code: u16::try_from(code).unwrap_or(0),
+        jt,
+        jf,
+        k,
+    };
+    let error = libc::SECCOMP_RET_ERRNO | word(errno.into());
+    Box::new([
+        // The number is the first word of what a filter sees.
+        step(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, 0, 0, 0),
+        step(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, 0, 1, word(call)),
+        step(libc::BPF_RET | libc::BPF_K, 0, 0, error),
+        step(libc::BPF_RET | libc::BPF_K, 0, 0, libc::SECCOMP_RET_ALLOW),
+    ])
+}
+
+/// /dev/kvm once more, for the members of `group`. Making one takes a real root.
+#[must_use]
+pub fn kvm_for_group(scratch: &Scratch, group: u32) -> Option<PathBuf> {
+    use std::os::unix::fs::MetadataExt;
+    let path = scratch.join("kvm");
+    let device = std::fs::metadata("/dev/kvm").ok()?.rdev();
+    let name = CString::new(path.as_os_str().as_bytes()).ok()?;
+    // SAFETY: a string that lives through the call.
+    let made = unsafe { libc::mknod(name.as_ptr(), libc::S_IFCHR | 0o660, device) };
+    std::os::unix::fs::chown(&path, Some(0), Some(group)).ok()?;
+    std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o660)).ok()?;
+    (made == 0).then_some(path)
 }
 
 fn mount(from: &CStr, to: &CStr, kind: &CStr, flags: libc::c_ulong) -> io::Result<()> {

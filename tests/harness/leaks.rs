@@ -24,6 +24,18 @@ pub fn processes_marked(mark: &str) -> Vec<u32> {
     .collect()
 }
 
+/// Whether a thread of a process runs, or is about to end; zombies hold nothing any more.
+#[must_use]
+pub fn is_alive(pid: u32) -> bool {
+    let Ok(tasks) = fs::read_dir(format!("/proc/{pid}/task")) else { return false };
+    tasks.flatten().any(|task| {
+        let stat = fs::read_to_string(task.path().join("stat")).unwrap_or_default();
+        // The state is the first word after the name in parentheses (proc(5)).
+        let state = stat.rsplit(") ").next().unwrap_or_default();
+        !stat.is_empty() && !state.starts_with(['Z', 'X'])
+    })
+}
+
 /// Whether `signal` was sent to a process and not taken yet.
 #[must_use]
 pub fn is_signal_pending(pid: u32, signal: libc::c_int) -> bool {

@@ -67,10 +67,24 @@ impl Machine {
         }
     }
 
-    /// Process id.
+    /// Id of the process that runs the machine. In a jail that is a child of the one that was started.
     #[must_use]
     pub fn pid(&self) -> u32 {
+        self.inside().unwrap_or_else(|| self.child.id())
+    }
+
+    /// Id of the process that was started.
+    #[must_use]
+    pub fn outer_pid(&self) -> u32 {
         self.child.id()
+    }
+
+    /// Id of the process inside the jail, if there is one.
+    #[must_use]
+    pub fn inside(&self) -> Option<u32> {
+        let id = self.child.id();
+        let children = fs::read_to_string(format!("/proc/{id}/task/{id}/children"));
+        children.unwrap_or_default().split_whitespace().next()?.parse().ok()
     }
 
     /// The terminal of a machine that was started on one.
@@ -169,7 +183,7 @@ impl Machine {
 
     /// Sends a signal.
     pub fn signal(&self, signal: libc::c_int) {
-        let pid = libc::pid_t::try_from(self.pid()).unwrap();
+        let pid = libc::pid_t::try_from(self.outer_pid()).unwrap();
         // SAFETY: kill takes no pointers; the process is our child and not reaped, so the id is its own.
         let result = unsafe { libc::kill(pid, signal) };
         assert_eq!(result, 0, "kill: {}", std::io::Error::last_os_error());
@@ -287,9 +301,15 @@ impl Machine {
 
     fn end(&mut self) {
         if self.poll().is_none() {
+            let inside = self.inside();
             // Both fail only when the process is gone, which is what is wanted.
             let _ = self.child.kill();
             self.status = self.child.wait().ok();
+            // The inside of a jail ends a moment later, and its parent is now somebody who may take time to see it.
+            let deadline = Instant::now() + patience();
+            while inside.is_some_and(leaks::is_alive) && Instant::now() < deadline {
+                thread::sleep(Duration::from_millis(1));
+            }
         }
     }
 }

@@ -28,6 +28,10 @@ pub enum Need {
     Network,
     /// Capabilities over mounts, to hide a device from one process.
     Mounts,
+    /// Namespaces, by root's rights or a user's.
+    Jail,
+    /// Another user, and a device of its own: a real root.
+    Root,
     /// valgrind with its callgrind, which counts instructions.
     Valgrind,
     /// strace, which lists system calls.
@@ -48,6 +52,8 @@ impl Need {
             Self::Fio => files_missing(&["fio.img"]),
             Self::Network => network::missing(),
             Self::Mounts => capability_missing(21, "CAP_SYS_ADMIN"),
+            Self::Jail => jail_missing(),
+            Self::Root => root_missing(),
             Self::Valgrind => program_missing("valgrind"),
             Self::Strace => program_missing("strace"),
         }
@@ -78,6 +84,28 @@ fn program_missing(name: &str) -> Option<String> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let is_there = std::env::split_paths(&path).any(|directory| directory.join(name).exists());
     (!is_there).then(|| format!("{name} is not installed"))
+}
+
+/// Whether nobody here may make namespaces; tried out by a process of its own.
+fn jail_missing() -> Option<String> {
+    let tried = std::process::Command::new("unshare")
+        .args(["--user", "--pid", "--mount", "--net", "--fork", "true"])
+        .output();
+    match tried {
+        Ok(output) if output.status.success() => None,
+        Ok(output) => Some(String::from_utf8_lossy(&output.stderr).trim().to_owned()),
+        Err(error) => Some(format!("unshare: {error}")),
+    }
+}
+
+/// Root of a namespace has no device nodes of its own.
+fn root_missing() -> Option<String> {
+    let map = fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
+    let is_all = map.split_whitespace().eq(["0", "0", "4294967295"]);
+    let missing = capability_missing(27, "CAP_MKNOD")
+        .or_else(|| capability_missing(7, "CAP_SETUID"))
+        .or_else(|| capability_missing(21, "CAP_SYS_ADMIN"));
+    if is_all { missing } else { Some("the real root is needed".to_owned()) }
 }
 
 /// Whether the process lacks an effective capability.

@@ -33,6 +33,8 @@ pub struct Vmm {
     confinement: Vec<Confinement>,
     environment: Vec<(String, String)>,
     has_environment: bool,
+    /// Whether it runs in a jail when all do.
+    is_jailed: bool,
 }
 
 impl Default for Vmm {
@@ -58,6 +60,7 @@ impl Vmm {
             confinement: Vec::new(),
             environment: Vec::new(),
             has_environment: true,
+            is_jailed: true,
         }
     }
 
@@ -158,8 +161,16 @@ impl Vmm {
         self
     }
 
+    /// Runs as any program does, even when all others run in a jail: for tests of what a jail takes away, and of what
+    /// `vmm` costs without one.
+    pub fn without_jail(mut self) -> Self {
+        self.is_jailed = false;
+        self
+    }
+
     /// Runs under a tool: `command` with its arguments, then the program and its own.
     pub fn under<S: AsRef<OsStr>>(mut self, command: &[S]) -> Self {
+        self.is_jailed = false;
         let mut words: Vec<OsString> =
             command.iter().map(|word| word.as_ref().to_owned()).collect();
         words.push(self.program.into_os_string());
@@ -177,8 +188,11 @@ impl Vmm {
 
     /// Starts the process.
     #[must_use]
-    pub fn spawn(self) -> Machine {
+    pub fn spawn(mut self) -> Machine {
         static NEXT: AtomicU32 = AtomicU32::new(0);
+        if self.is_jailed && are_all_jailed() && self.runs_a_machine() {
+            self.args.push("--jail".into());
+        }
         let mark = format!("{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
         let line = self.command_line();
         let mut command = Command::new(&self.program);
@@ -215,6 +229,12 @@ impl Vmm {
         assemble(child, mark, line, terminal)
     }
 
+    fn runs_a_machine(&self) -> bool {
+        let has = |flag: &str| self.args.iter().any(|arg| arg.to_string_lossy().starts_with(flag));
+        let runs = has("--kernel") || has("--api-sock") || has("--config-file");
+        runs && !has("--jail") && !has("--dry-run")
+    }
+
     fn command_line(&self) -> String {
         let mut line = String::from("vmm");
         for arg in &self.args {
@@ -228,6 +248,12 @@ impl Vmm {
         }
         line
     }
+}
+
+/// Whether every machine runs in a jail, unless its test says otherwise: `VMM_TEST_JAIL=1`.
+#[must_use]
+pub fn are_all_jailed() -> bool {
+    std::env::var("VMM_TEST_JAIL").is_ok_and(|value| value == "1")
 }
 
 fn assemble(mut child: Child, mark: String, line: String, terminal: Option<Terminal>) -> Machine {

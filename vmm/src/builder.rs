@@ -40,6 +40,7 @@ use crate::exit_code::ExitCode;
 use crate::iothread::IoThreads;
 use crate::kvm::{Kvm, KvmError, Vm};
 use crate::memory::{self, MemoryError};
+use crate::provisions::Provisions;
 use crate::vcpu::{BootState, VcpuError, VcpuSetup};
 use crate::vm::Microvm;
 use virtio::attach_virtio;
@@ -73,6 +74,9 @@ pub enum BuildError {
     /// The metadata service on a card.
     #[error("the metadata service cannot be connected")]
     Metadata(#[source] std::io::Error),
+    /// The host has no randomness.
+    #[error("/dev/urandom cannot be opened")]
+    Random(#[source] std::io::Error),
     /// The balloon.
     #[error(transparent)]
     Balloon(#[from] BalloonError),
@@ -159,6 +163,7 @@ impl BuildError {
             }
             Self::Kvm(_)
             | Self::Metadata(_)
+            | Self::Random(_)
             | Self::Memory(_)
             | Self::Vcpu(_)
             | Self::Thread { .. }
@@ -170,6 +175,8 @@ impl BuildError {
 
 /// What outlives a machine when it is built again after a reboot.
 pub struct Persistent<'a> {
+    /// Where its files come from.
+    pub provisions: &'a Provisions,
     /// The loop that serves its devices.
     pub on: LoopHandle,
     /// The host side of its consoles.
@@ -192,7 +199,7 @@ pub struct Persistent<'a> {
 /// [`BuildError`]; nothing is left behind.
 pub fn build(plan: &Plan, around: &Persistent<'_>) -> Result<Microvm, BuildError> {
     check_pins(plan)?;
-    let kvm = Kvm::open()?;
+    let kvm = around.provisions.kvm()?;
     boot_trace::mark(Stage::KvmOpen);
     let topology = topology(plan, &kvm)?;
     let template = cpu_template(plan, &kvm)?;
@@ -200,9 +207,10 @@ pub fn build(plan: &Plan, around: &Persistent<'_>) -> Result<Microvm, BuildError
     let vm = Vm::new(&kvm, memory.clone())?;
     boot_trace::mark(Stage::Memory);
 
-    let kernel = boot::load_kernel(&plan.kernel, plan.boot, &memory, may_map_kernel(plan))?;
-    let initrd = plan.initrd.as_deref();
-    let initrd = initrd.map(|path| boot::load_initrd(path, &kernel, &memory)).transpose()?;
+    let (file, may_map) = (around.provisions.kernel(), may_map_kernel(plan));
+    let kernel = boot::load_kernel(&plan.kernel, file, plan.boot, &memory, may_map)?;
+    let (initrd, file) = (plan.initrd.as_deref(), around.provisions.initrd());
+    let initrd = initrd.map(|path| boot::load_initrd(path, file, &kernel, &memory)).transpose()?;
     let cmdline = write_cmdline(&memory, &plan.cmdline)?;
 
     let mut manager = DeviceManager::new(&vm, around.on.clone());
@@ -247,7 +255,7 @@ pub fn build(plan: &Plan, around: &Persistent<'_>) -> Result<Microvm, BuildError
 }
 
 /// Checks that this process has the CPUs that threads are to be pinned to.
-fn check_pins(plan: &Plan) -> Result<(), BuildError> {
+pub(crate) fn check_pins(plan: &Plan) -> Result<(), BuildError> {
     let vcpus =
         (0..).zip(&plan.cpus.pin).map(|(index, cpu): (u16, _)| (format!("vcpu {index}"), cpu));
     let iothreads = plan

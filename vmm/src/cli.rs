@@ -26,8 +26,8 @@ use crate::api::{Api, ApiSocket, BODY_LIMIT};
 
 use crate::config::{
     BalloonConfig, BootProtocol, CmdlineConfig, ConfigError, ConsoleTarget, CpuTemplateConfig,
-    CpusConfig, DiskConfig, EventSink, IoThread, MemoryConfig, MetadataConfig, NetConfig, OnReboot,
-    Plan, Ready, VmConfig, VsockConfig, parse_duration, parse_level,
+    CpusConfig, DiskConfig, EventSink, IoThread, JailConfig, MemoryConfig, MetadataConfig,
+    NetConfig, OnReboot, Plan, Ready, VmConfig, VsockConfig, parse_duration, parse_level,
 };
 
 /// What the user wants of this process.
@@ -56,6 +56,8 @@ pub struct Run {
     pub api: Option<Api>,
     /// Where events are written.
     pub events: Option<EventSink>,
+    /// Where it runs, if not like any program.
+    pub jail: Option<JailConfig>,
     /// What only Firecracker's launchers say.
     pub firecracker: Firecracker,
     /// Print the timeline of the start.
@@ -144,6 +146,7 @@ struct Args {
     devices: DeviceArgs,
     run: RunArgs,
     control: ControlArgs,
+    jail: JailArgs,
 }
 
 #[derive(Debug, Subcommand)]
@@ -302,6 +305,24 @@ flags! {
 }
 
 flags! {
+    "Jail" struct JailArgs {
+        /// Give up every right before the guest runs: --jail or --jail=[uid=N][,gid=N][,netns=PATH]
+        ///
+        /// Files are opened first; then there are an empty root, no network, no capability, no other process. Needs no
+        /// root where the host allows user namespaces. Root becomes user and group uid and gid [default: 65534]; taps
+        /// are looked for in the network namespace netns.
+        #[arg(
+            long,
+            value_name = "JAIL",
+            num_args = 0..=1,
+            require_equals = true,
+            default_missing_value = ""
+        )]
+        jail: Option<JailConfig>,
+    }
+}
+
+flags! {
     "Run" struct RunArgs {
         /// End the run after this time, such as 500ms, 30s, 5m or 1h
         ///
@@ -375,7 +396,8 @@ impl Args {
         command = MachineArgs::define(command, wanted);
         command = DeviceArgs::define(command, wanted);
         command = RunArgs::define(command, wanted);
-        ControlArgs::define(command, wanted)
+        command = ControlArgs::define(command, wanted);
+        JailArgs::define(command, wanted)
     }
 
     /// Parses `args` by `definition`, which has the flags that are `wanted`.
@@ -397,6 +419,7 @@ impl Args {
             devices: DeviceArgs::take(matches, wanted)?,
             run: RunArgs::take(matches, wanted)?,
             control: ControlArgs::take(matches, wanted)?,
+            jail: JailArgs::take(matches, wanted)?,
         })
     }
 
@@ -409,7 +432,7 @@ impl Args {
             Some(Command::Man) => return Request::Print(help::manual()),
             None => {}
         }
-        let Self { boot, machine, devices, run, control, .. } = self;
+        let Self { boot, machine, devices, run, control, jail, .. } = self;
         let api = firecracker.socket(control.api_sock).map(|socket| {
             let body_limit = firecracker.body_limit.unwrap_or(BODY_LIMIT);
             Api { socket, body_limit }
@@ -448,6 +471,7 @@ impl Args {
             config_file: run.config_file,
             api,
             events: control.events,
+            jail: jail.jail,
             firecracker,
             trace_boot: run.trace_boot,
             dry_run: run.dry_run,

@@ -7,6 +7,7 @@ use std::time::Duration;
 use devices::backend::console::{
     Console, ConsoleCounters, ConsoleError, ConsoleEvent, ConsolePort, ConsoleSource, Stage,
 };
+use devices::backend::socket::SocketFile;
 use devices::event::Interest;
 
 use crate::config::{ConsoleTarget, Plan};
@@ -70,6 +71,11 @@ impl Consoles {
     /// Closes the consoles of a machine that did not come to life.
     pub fn close(mut self, event_loop: &mut EventLoop) {
         self.sources.drain(..).for_each(|source| event_loop.remove(source));
+    }
+
+    /// The files of the sockets that they listen on.
+    pub fn socket_files(&self) -> impl Iterator<Item = SocketFile> {
+        self.open.iter().filter_map(Console::socket_file)
     }
 
     /// The newest output of each console, as text, while anybody wants events.

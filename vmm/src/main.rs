@@ -15,6 +15,7 @@ use vmm::config::{ID_DEFAULT, LEVEL_DEFAULT};
 use vmm::doctor;
 use vmm::events;
 use vmm::exit_code::ExitCode;
+use vmm::jail::Jail;
 use vmm::kvm::Flavour;
 use vmm::logger::{self, Lines};
 use vmm::process;
@@ -52,6 +53,14 @@ fn run_request(mut request: Run, start: Instant) -> ExitCode {
     if let (true, Some(plan)) = (request.dry_run, &plan) {
         return print(&plan.json(), ExitCode::PowerOff);
     }
+    // Before anything is opened.
+    let jail = match request.jail.map(Jail::new).transpose() {
+        Ok(jail) => jail,
+        Err(error) => {
+            let code = error.exit_code();
+            return fail(&error, code);
+        }
+    };
     let (id, log_path, level) = match &plan {
         Some(plan) => (plan.id.as_str(), plan.log.path.as_deref(), plan.log.level),
         None => (
@@ -74,7 +83,7 @@ fn run_request(mut request: Run, start: Instant) -> ExitCode {
     if request.trace_boot {
         boot_trace::enable(start);
     }
-    match run(Launch { config, plan, api: request.api, begun: start }) {
+    match run(Launch { config, plan, api: request.api, jail, begun: start }) {
         Ok(ended) => {
             if let Some(timeline) = boot_trace::report() {
                 eprint!("{timeline}");

@@ -10,6 +10,7 @@
 use std::ffi::{CStr, OsStr, OsString};
 use std::io;
 use std::os::unix::ffi::OsStrExt;
+use std::sync::OnceLock;
 
 /// Prepares the process; call it before anything else, on its only thread. Returns the arguments of `main`, the
 /// program's name first.
@@ -39,6 +40,14 @@ pub unsafe fn begin(
         OsStr::from_bytes(bytes).to_owned()
     };
     Ok(values.iter().map(text).collect())
+}
+
+/// The number of the process that was started. In a jail another one runs the machine, whose own number means nothing
+/// outside.
+#[must_use]
+pub fn id() -> u32 {
+    static ID: OnceLock<u32> = OnceLock::new();
+    *ID.get_or_init(std::process::id)
 }
 
 /// Threads that hardly ever allocate need no heaps of their own: each would be a mapping of 128 MiB to make, trim

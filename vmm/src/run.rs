@@ -6,8 +6,10 @@
 mod balloon;
 mod change;
 mod check;
+mod jail;
 mod metadata;
 mod metrics;
+mod rest;
 
 use std::io;
 use std::sync::Arc;
@@ -32,18 +34,22 @@ use crate::end::{EndReason, Ending};
 use crate::event_loop::{EventLoop, SourceId};
 use crate::events::{self, Event, Exit};
 use crate::exit_code::ExitCode;
+use crate::jail::{Jail, JailError};
 use crate::kvm::Flavour;
 use crate::life_cycle::Phase;
 use crate::logger::{self, LogError};
 use crate::memory::mapped;
 use crate::metadata::{MetadataError, load};
 use crate::metrics::api::ApiCounters;
+use crate::provisions::Provisions;
 use crate::readiness::Notify;
 use crate::requests::{Answer, Code, Command, Inbox, Message, Outbox, Outcome, Refusal};
 use crate::signals::{Signal, Signals};
 use crate::supervisor::{self, PowerSwitch};
 use crate::vcpu::install_kick_handler;
 use crate::vm::RunningVm;
+
+use self::jail::AtTheDoor;
 
 /// How long clients get for their last replies and events when the machine has ended.
 const PATIENCE: Duration = Duration::from_millis(500);
@@ -66,6 +72,9 @@ pub enum RunError {
     /// The API cannot be served.
     #[error(transparent)]
     Api(#[from] ApiError),
+    /// There is no jail.
+    #[error(transparent)]
+    Jail(#[from] JailError),
     /// The host is out of something.
     #[error("cannot {what}")]
     Host {
@@ -83,6 +92,7 @@ impl RunError {
     pub fn exit_code(&self) -> ExitCode {
         match self {
             Self::Build(error) => error.exit_code(),
+            Self::Jail(error) => error.exit_code(),
             Self::Console(_) | Self::Vsock(_) | Self::Metadata(_) | Self::Api(_) => {
                 ExitCode::BadConfiguration
             }
@@ -99,6 +109,8 @@ pub struct Launch {
     pub plan: Option<Plan>,
     /// Where the API is served.
     pub api: Option<Api>,
+    /// Where the machine is to run, if not like any program.
+    pub jail: Option<Jail>,
     /// When the process began.
     pub begun: Instant,
 }
@@ -117,7 +129,7 @@ pub struct Ended {
 /// # Errors
 /// [`RunError`] when it cannot be started (or started again).
 pub fn run(launch: Launch) -> Result<Ended, RunError> {
-    let Launch { mut config, plan, api, begun } = launch;
+    let Launch { mut config, plan, api, jail, begun } = launch;
     let said = plan.as_ref().and_then(|plan| plan.metadata.as_ref());
     let (path, limit) = match said {
         Some(said) => (said.path.clone(), Some(said.size_limit)),
@@ -131,13 +143,16 @@ pub fn run(launch: Launch) -> Result<Ended, RunError> {
     let power = PowerSwitch::new().map_err(host("make an event descriptor"))?;
     let mut event_loop = EventLoop::new().map_err(host("make an event loop"))?;
     let (outbox, inbox) = Outbox::new(event_loop.handle());
-    supervisor::watch(&mut event_loop, signals, outbox.clone(), &ending);
+    let signals = supervisor::watch(&mut event_loop, signals, outbox.clone(), &ending);
     let api_counters: Arc<ApiCounters> = Arc::default();
     let is_measured = api.is_some();
-    let start = |api: Api| Server::start(&api, outbox, api_counters.clone());
-    let server = api.map(start).transpose()?;
+    let bind = |api: Api| Server::bind(&api, outbox.clone(), api_counters.clone());
+    let server = api.map(bind).transpose()?;
 
     let mut session = Session {
+        has_jail: jail.is_some(),
+        jail: jail.map(|jail| AtTheDoor { jail, signals, outbox }),
+        server,
         config,
         metadata,
         event_loop,
@@ -152,15 +167,23 @@ pub fn run(launch: Launch) -> Result<Ended, RunError> {
         pause_took: None,
         resume_took: None,
     };
+    // In a jail its thread begins inside.
+    if session.jail.is_none() || plan.is_none() {
+        session.serve_api()?;
+    }
     if let Some(plan) = plan {
         boot_timer::begin(begun, Duration::ZERO);
         session.start(plan)?;
     }
     let reason = session.serve(&inbox)?;
-    session.finish(reason, server)
+    session.finish(reason)
 }
 
 struct Session {
+    /// The jail, until it is entered.
+    jail: Option<AtTheDoor>,
+    has_jail: bool,
+    server: Option<Server>,
     config: VmConfig,
     /// What the guest is told, if it has a way to ask.
     metadata: MetadataStore,
@@ -192,13 +215,20 @@ struct Surroundings {
     consoles: Consoles,
     vsock: Option<UnixEndpoint>,
     metadata: Option<Arc<Service>>,
+    provisions: Provisions,
 }
 
 impl Session {
-    fn start(&mut self, plan: Plan) -> Result<(), RunError> {
+    fn serve_api(&mut self) -> Result<(), RunError> {
+        self.server.as_mut().map_or(Ok(()), Server::go_on).map_err(RunError::from)
+    }
+
+    fn start(&mut self, mut plan: Plan) -> Result<(), RunError> {
+        self.join_network()?;
         let consoles = Consoles::open(&plan, &mut self.event_loop, &self.ending)?;
-        let mut surroundings = Surroundings { consoles, vsock: None, metadata: None };
-        match self.build_in(&plan, &mut surroundings) {
+        let provisions = Provisions::default();
+        let mut surroundings = Surroundings { consoles, vsock: None, metadata: None, provisions };
+        match self.build_in(&mut plan, &mut surroundings) {
             Ok(machine) => {
                 self.life = Some(Life { plan, surroundings, machine });
                 self.phase = Phase::Running;
@@ -212,7 +242,11 @@ impl Session {
     }
 
     /// The first machine in these surroundings.
-    fn build_in(&mut self, plan: &Plan, around: &mut Surroundings) -> Result<RunningVm, RunError> {
+    fn build_in(
+        &mut self,
+        plan: &mut Plan,
+        around: &mut Surroundings,
+    ) -> Result<RunningVm, RunError> {
         // Programs of the host may come before there is a guest, and wait for it.
         let listen = |it: &VsockPlan| {
             let notify = |port| (port, Arc::new(Notify) as Arc<dyn vsock::Service>);
@@ -221,7 +255,11 @@ impl Session {
         around.vsock = plan.vsock.as_ref().map(listen).transpose()?;
         let serve = |it: &MetadataPlan| crate::metadata::serve(it, self.metadata.clone());
         around.metadata = plan.metadata.as_ref().map(serve).transpose()?;
+        self.enter_jail(plan, around)?;
         let machine = self.build(plan, around)?;
+        if self.server.is_none() && plan.on_reboot == OnReboot::Exit {
+            around.provisions.use_up();
+        }
         if let Some(limit) = plan.timeout {
             let reason = EndReason::Timeout(limit);
             supervisor::end_after(&mut self.event_loop, limit, reason, &self.ending)
@@ -232,6 +270,7 @@ impl Session {
 
     fn build(&mut self, plan: &Plan, around: &Surroundings) -> Result<RunningVm, RunError> {
         let around = Persistent {
+            provisions: &around.provisions,
             on: self.event_loop.handle(),
             consoles: &around.consoles,
             vsock: around.vsock.as_ref(),
@@ -297,7 +336,7 @@ impl Session {
             Signal::Interrupt => self.ending.report(EndReason::Quit),
             Signal::Terminate => self.stop(None)?,
             // The watcher of signals has asked for it by itself.
-            Signal::Lease => {}
+            Signal::Lease | Signal::Passed => {}
             Signal::Terminal => {
                 if let Some(life) = &self.life {
                     life.surroundings.consoles.on_terminal_change();
@@ -365,7 +404,7 @@ impl Session {
             "state": self.phase.to_string(),
             "ready": events::ready(),
             "uptime_us": uptime.map(|time| u64::try_from(time.as_micros()).unwrap_or(u64::MAX)),
-            "pid": std::process::id(),
+            "pid": crate::process::id(),
         })
     }
 
@@ -393,42 +432,13 @@ impl Session {
                 ExitCode::BadConfiguration => Code::BadConfiguration,
                 _ => Code::HostFailure,
             };
-            Refusal::new(code, chain(&error))
-        })
-    }
-
-    /// Somebody wants to write to the kernel's file: the machine rests until its memory holds copies.
-    fn keep_kernel(&mut self) -> Result<(), RunError> {
-        let failed = host("pause the machine");
-        match (&self.life, self.phase) {
-            (Some(life), Phase::Running) => {
-                life.machine.keep_kernel(&mut self.event_loop).map_err(failed)?;
+            let said = chain(&error);
+            // Files were opened once; another start would find none.
+            if self.is_inside() {
+                self.ending.report(EndReason::HostFailure(said.clone()));
             }
-            _ => mapped::let_writers_in(),
-        }
-        Ok(())
-    }
-
-    fn pause(&mut self) -> Result<Outcome, RunError> {
-        if let (Some(life), Phase::Running) = (&self.life, self.phase) {
-            let asked = Instant::now();
-            life.machine.pause(&mut self.event_loop).map_err(host("pause the machine"))?;
-            self.pause_took = Some(asked.elapsed());
-            self.phase = Phase::Paused;
-            events::emit(Event::Paused);
-        }
-        Ok(Ok(Answer::Done))
-    }
-
-    fn resume(&mut self) -> Result<Outcome, RunError> {
-        if let (Some(life), Phase::Paused) = (&self.life, self.phase) {
-            let asked = Instant::now();
-            life.machine.resume(&mut self.event_loop).map_err(host("resume the machine"))?;
-            self.resume_took = Some(asked.elapsed());
-            self.phase = Phase::Running;
-            events::emit(Event::Resumed);
-        }
-        Ok(Ok(Answer::Done))
+            Refusal::new(code, said)
+        })
     }
 
     /// Ends the machine in good order. A guest that is at rest must go on to power itself off.
@@ -457,7 +467,7 @@ impl Session {
     }
 
     /// Tells everybody, and lets go of everything but the machine.
-    fn finish(self, reason: EndReason, server: Option<Server>) -> Result<Ended, RunError> {
+    fn finish(self, reason: EndReason) -> Result<Ended, RunError> {
         let (machine, around) = match self.life {
             Some(Life { machine, surroundings, .. }) => (Some(machine), Some(surroundings)),
             None => (None, None),
@@ -473,7 +483,7 @@ impl Session {
             }
             let exit = Exit::new(&reason, reason.describe(Flavour::detect()));
             events::emit(Event::Exit(exit.clone()));
-            if let Some(server) = server {
+            if let Some(server) = self.server {
                 server.finish(exit, PATIENCE);
             }
             events::flush(PATIENCE);

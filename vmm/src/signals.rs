@@ -16,6 +16,8 @@ pub enum Signal {
     Interrupt,
     /// Somebody wants to write to a file on which this process has a lease (SIGIO).
     Lease,
+    /// Nothing: the process outside the jail has it as well, and decides.
+    Passed,
     /// The terminal has another size (SIGWINCH), or is ours again after a stop (SIGCONT).
     Terminal,
 }
@@ -23,9 +25,26 @@ pub enum Signal {
 const WATCHED: [libc::c_int; 6] =
     [libc::SIGTERM, libc::SIGHUP, libc::SIGINT, libc::SIGWINCH, libc::SIGCONT, libc::SIGIO];
 
+/// The signal by which the process outside a jail passes on one that it was sent. A signal to the group reaches both
+/// processes, so only what is passed on counts inside; and two of these are two, while a second SIGTERM would be lost
+/// until the first is read. `None` where there is nothing to pass on.
+#[must_use]
+pub fn passed_on(signal: libc::c_int) -> Option<libc::c_int> {
+    // The first one kicks vCPUs.
+    let number = match signal {
+        libc::SIGTERM | libc::SIGHUP => 1,
+        libc::SIGINT => 2,
+        libc::SIGCONT => 3,
+        _ => return None,
+    };
+    Some(libc::SIGRTMIN() + number)
+}
+
 /// The queue of pending signals.
 pub struct Signals {
     file: File,
+    /// Only what the process outside the jail passes on counts.
+    is_inside: bool,
 }
 
 impl Signals {
@@ -34,12 +53,25 @@ impl Signals {
     /// # Errors
     /// When the host has no descriptors left.
     pub fn watch() -> io::Result<Self> {
+        Self::of(&WATCHED, false)
+    }
+
+    /// The same in a process that has entered a jail: its parent passes on what it is to obey.
+    ///
+    /// # Errors
+    /// As [`Self::watch`].
+    pub fn watch_inside() -> io::Result<Self> {
+        let passed = WATCHED.into_iter().filter_map(passed_on);
+        Self::of(&passed.chain(WATCHED).collect::<Vec<_>>(), true)
+    }
+
+    fn of(signals: &[libc::c_int], is_inside: bool) -> io::Result<Self> {
         let mut set = MaybeUninit::uninit();
         // SAFETY: the pointer is valid for a whole set, which the call initializes.
         unsafe { libc::sigemptyset(set.as_mut_ptr()) };
         // SAFETY: initialized by the call above, which cannot fail.
         let mut set: libc::sigset_t = unsafe { set.assume_init() };
-        for signal in WATCHED {
+        for &signal in signals {
             // SAFETY: `set` is initialized and the signal numbers are valid.
             unsafe { libc::sigaddset(&raw mut set, signal) };
         }
@@ -53,7 +85,7 @@ impl Signals {
         }
         // SAFETY: the descriptor is new and nobody else owns it.
         let file = unsafe { File::from_raw_fd(fd) };
-        Ok(Self { file })
+        Ok(Self { file, is_inside })
     }
 
     /// The next pending signal.
@@ -61,7 +93,15 @@ impl Signals {
         let mut info = [0; size_of::<libc::signalfd_siginfo>()];
         let n = self.file.read(&mut info).ok()?;
         let [a, b, c, d, ..] = info;
-        let number = libc::c_int::from_le_bytes([a, b, c, d]);
+        let mut number = libc::c_int::from_le_bytes([a, b, c, d]);
+        if self.is_inside {
+            let same = |signal: &libc::c_int| passed_on(*signal) == Some(number);
+            match WATCHED.into_iter().find(same) {
+                Some(original) => number = original,
+                None if passed_on(number).is_some() => return Some(Signal::Passed),
+                None => {}
+            }
+        }
         match number {
             _ if n < info.len() => None,
             libc::SIGTERM | libc::SIGHUP => Some(Signal::Terminate),

@@ -21,9 +21,20 @@ use crate::signals::{Signal, Signals};
 const READY: u16 = 0;
 
 /// Adds the watchers of a process to `event_loop`: an end in `ending` wakes the loop, and signals go to `outbox`.
-pub fn watch(event_loop: &mut EventLoop, signals: Signals, outbox: Outbox, ending: &Ending) {
+/// Returns the latter one.
+pub fn watch(
+    event_loop: &mut EventLoop,
+    signals: Signals,
+    outbox: Outbox,
+    ending: &Ending,
+) -> SourceId {
     event_loop.add(Box::new(EndWatch(ending.clone())));
-    event_loop.add(Box::new(SignalWatch { signals, outbox }));
+    watch_signals(event_loop, signals, outbox)
+}
+
+/// Sends `signals` to `outbox`.
+pub fn watch_signals(event_loop: &mut EventLoop, signals: Signals, outbox: Outbox) -> SourceId {
+    event_loop.add(Box::new(SignalWatch { signals, outbox }))
 }
 
 /// Reports `reason` to `ending` when `time` has passed.
@@ -92,6 +103,7 @@ impl LoopSource for SignalWatch {
         while let Some(signal) = self.signals.take() {
             match signal {
                 Signal::Lease => mapped::ask(),
+                Signal::Passed => {}
                 other => self.outbox.send(Message::Signal(other)),
             }
         }

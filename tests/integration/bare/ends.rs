@@ -120,7 +120,7 @@ fn second_sigterm() {
     puppet.with_machine(|machine| machine.signal(libc::SIGTERM));
     // Two signals of a kind that are pending at once are one, so the first must have been taken.
     puppet.with_machine(|machine| {
-        while harness::leaks::is_signal_pending(machine.pid(), libc::SIGTERM) {
+        while harness::leaks::is_signal_pending(machine.outer_pid(), libc::SIGTERM) {
             std::thread::yield_now();
         }
         assert!(machine.is_running(), "one SIGTERM must leave the guest its time");

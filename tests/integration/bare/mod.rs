@@ -9,6 +9,7 @@ mod devices;
 mod ends;
 mod hostile;
 mod io;
+mod jail;
 mod kernel_file;
 mod leaks;
 mod memory;
@@ -38,6 +39,7 @@ pub fn tests() -> Vec<Trial> {
         devices::tests(),
         devices::network_tests(),
         io::tests(),
+        jail::tests(),
         io::network_tests(),
         hostile::tests(),
         vsock::tests(),

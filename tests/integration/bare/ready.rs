@@ -68,7 +68,7 @@ fn who_waits_is_told() {
     machine.wait_for("puppet: \n");
     let state = api.get("/vm");
     assert_eq!((&state["state"], &state["ready"]), (&json!("Running"), &Value::Null));
-    assert_eq!(state["pid"], machine.pid());
+    assert_eq!(state["pid"], machine.outer_pid());
     assert!(state["uptime_us"].as_u64().unwrap() > 0, "{state}");
     let mut waiters = [api.connect(), api.connect()];
     waiters.iter_mut().for_each(|waiter| waiter.send("GET", "/vm/wait/ready", ""));

@@ -2,6 +2,7 @@
 //! there is a reply or an event.
 
 mod farewell;
+mod life;
 
 use std::io;
 use std::net::Shutdown;
@@ -9,7 +10,6 @@ use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
-use std::thread::{Builder, JoinHandle};
 use std::time::{Duration, Instant};
 
 use devices::backend::socket::SocketFile;
@@ -24,6 +24,7 @@ use super::{Api, ApiError};
 use crate::events::{self, Exit};
 use crate::metrics::api::{ApiCounters, Asked};
 use crate::requests::{Code, Message, Outbox, Outcome, Refusal};
+use life::State;
 
 /// Clients at a time (Firecracker's number).
 const CONNECTIONS: usize = 10;
@@ -41,23 +42,27 @@ const BELL: u64 = u64::MAX - 1;
 pub struct Server {
     to: Sender<Order>,
     bell: Arc<EventFd>,
-    thread: Option<JoinHandle<()>>,
+    file: Option<SocketFile>,
+    state: State,
 }
 
 /// What the main thread tells the API's.
 enum Order {
     /// The outcome of a client's request.
     Answer(u64, Outcome),
+    /// The thread is to end, and another one will go on with its work.
+    Rest,
     /// The machine has ended; `None` when it is not known how.
     Finish(Option<Exit>, Duration),
 }
 
 impl Server {
-    /// Serves `api`; what clients ask for goes to `outbox`, and is counted in `counters`.
+    /// Listens for clients of `api`, who wait until [`Self::go_on`]; what they ask for will go to `outbox`, and is
+    /// counted in `counters`.
     ///
     /// # Errors
     /// [`ApiError`].
-    pub fn start(api: &Api, outbox: Outbox, counters: Arc<ApiCounters>) -> Result<Self, ApiError> {
+    pub fn bind(api: &Api, outbox: Outbox, counters: Arc<ApiCounters>) -> Result<Self, ApiError> {
         let (listener, file) = api.socket.listen()?;
         let bell = Arc::new(EventFd::new(EFD_NONBLOCK).map_err(ApiError::Host)?);
         let epoll = Epoll::new().map_err(ApiError::Host)?;
@@ -73,7 +78,7 @@ impl Server {
         let worker = Worker {
             epoll,
             listener,
-            _file: file,
+            _file: file.clone(),
             bell: bell.clone(),
             orders,
             replies,
@@ -83,33 +88,7 @@ impl Server {
             clients: [const { None }; CONNECTIONS],
             births: 0,
         };
-        let thread = Builder::new()
-            .name("api".to_owned())
-            .stack_size(STACK)
-            .spawn(move || worker.run())
-            .map_err(ApiError::Host)?;
-        Ok(Self { to, bell, thread: Some(thread) })
-    }
-
-    /// Tells clients how the machine ended, and gives them `patience` to read it.
-    pub fn finish(mut self, exit: Exit, patience: Duration) {
-        self.end(Some(exit), patience);
-    }
-
-    fn end(&mut self, exit: Option<Exit>, patience: Duration) {
-        if let Some(thread) = self.thread.take() {
-            // Fails only when the thread is gone.
-            let _ = self.to.send(Order::Finish(exit, patience));
-            ring_bell(&self.bell);
-            // With panic = "abort" a thread cannot end by panicking.
-            let _ = thread.join();
-        }
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        self.end(None, Duration::ZERO);
+        Ok(Self { to, bell, file, state: State::AtRest(Box::new(worker)) })
     }
 }
 
@@ -160,13 +139,17 @@ struct Worker {
 }
 
 impl Worker {
-    fn run(mut self) {
+    /// Works until the end, or until it is to rest; then it is given back.
+    fn run(mut self: Box<Self>) -> Option<Box<Self>> {
         let mut ready = [EpollEvent::default(); CONNECTIONS + 2];
         loop {
             let count = match self.epoll.wait(self.timeout_ms(), &mut ready) {
                 Ok(count) => count,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-                Err(error) => return log::error!("the API cannot be served any more: {error}"),
+                Err(error) => {
+                    log::error!("the API cannot be served any more: {error}");
+                    return None;
+                }
             };
             let now = Instant::now();
             for event in ready.iter().take(count) {
@@ -182,7 +165,11 @@ impl Worker {
             while let Ok(order) = self.orders.try_recv() {
                 match order {
                     Order::Answer(birth, outcome) => self.answer(birth, outcome, now),
-                    Order::Finish(exit, patience) => return self.finish(exit.as_ref(), patience),
+                    Order::Rest => return Some(self),
+                    Order::Finish(exit, patience) => {
+                        self.finish(exit.as_ref(), patience);
+                        return None;
+                    }
                 }
             }
             self.add_events(now);

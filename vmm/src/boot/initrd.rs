@@ -1,5 +1,6 @@
 //! The initial RAM disk: read whole into the top of low memory.
 
+use std::fs::File;
 use std::path::Path;
 
 use devices::memory::GuestMemory;
@@ -10,16 +11,17 @@ use super::{BootError, Kernel, Source, low_memory_end};
 /// The initrd starts on a page, as Linux frees it by pages.
 const PAGE: u64 = 4096;
 
-/// Loads the file at `path` as high as the kernel can take it, above the kernel; returns its range.
+/// Loads the file at `path`, or `file` if it is open already, as high as the kernel can take it, above the kernel; returns its range.
 ///
 /// # Errors
 /// [`BootError`] when it cannot be read or does not fit.
 pub fn load_initrd(
     path: &Path,
+    file: Option<&File>,
     kernel: &Kernel,
     memory: &GuestMemory,
 ) -> Result<arch::Range, BootError> {
-    let mut source = Source::open("initrd", path)?;
+    let mut source = Source::open("initrd", path, file)?;
     if source.len == 0 {
         return Err(BootError::WrongFile {
             role: source.role,

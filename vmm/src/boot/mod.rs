@@ -9,7 +9,7 @@ mod image;
 mod initrd;
 
 use std::fs::File;
-use std::io;
+use std::io::{self, Seek};
 use std::path::{Path, PathBuf};
 
 use arch::layout;
@@ -121,17 +121,27 @@ pub enum BootError {
     },
 }
 
-/// Loads the kernel file at `path`. `may_map`: parts of it may be mapped into `memory`, which has pages of 4 KiB.
+/// Opens the kernel or initrd, by `role`, that is at `path`.
+///
+/// # Errors
+/// [`BootError::Read`]
+pub fn open(role: &'static str, path: &Path) -> Result<File, BootError> {
+    File::open(path).map_err(|source| BootError::Read { role, path: path.to_owned(), source })
+}
+
+/// Loads the kernel file at `path`, or `file` if it is open already. `may_map`: parts of it may be mapped into `memory`,
+/// which has pages of 4 KiB.
 ///
 /// # Errors
 /// [`BootError`], one line that says what the file is and what to do.
 pub fn load_kernel(
     path: &Path,
+    file: Option<&File>,
     choice: BootProtocol,
     memory: &GuestMemory,
     may_map: bool,
 ) -> Result<Kernel, BootError> {
-    let mut source = Source::open("kernel", path)?;
+    let mut source = Source::open("kernel", path, file)?;
     source.may_map = may_map;
     match identify(&source) {
         Kind::BzImage => bzimage::load(&mut source, choice, memory),
@@ -161,9 +171,15 @@ struct Source {
 const HEAD: usize = 0x440;
 
 impl Source {
-    fn open(role: &'static str, path: &Path) -> Result<Self, BootError> {
+    fn open(role: &'static str, path: &Path, file: Option<&File>) -> Result<Self, BootError> {
         let wrap = |source| BootError::Read { role, path: path.to_owned(), source };
-        let file = File::open(path).map_err(wrap)?;
+        let file = match file {
+            None => open(role, path)?,
+            // Its position is that of whoever read it before.
+            Some(file) => {
+                file.try_clone().and_then(|mut file| file.rewind().map(|()| file)).map_err(wrap)?
+            }
+        };
         let metadata = file.metadata().map_err(wrap)?;
         if !metadata.is_file() {
             let found = if metadata.is_dir() { "a directory" } else { "a special file" };

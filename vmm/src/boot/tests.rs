@@ -96,7 +96,7 @@ fn load(file: &[u8], choice: BootProtocol) -> Result<(Kernel, GuestMemory), Boot
     let path = dir.path().join("kernel");
     fs::write(&path, file).unwrap();
     let memory = reserve(32 * MIB).unwrap();
-    load_kernel(&path, choice, &memory, true).map(|kernel| (kernel, memory))
+    load_kernel(&path, None, choice, &memory, true).map(|kernel| (kernel, memory))
 }
 
 fn message(file: &[u8]) -> String {
@@ -226,10 +226,10 @@ fn a_kernel_beyond_the_first_page_tables_is_refused() {
     let memory = reserve(2 << 30).unwrap();
     let far = ElfFile { in_memory: 1 << 30, ..ElfFile::new() };
     fs::write(&path, far.bytes()).unwrap();
-    let error = load_kernel(&path, BootProtocol::Auto, &memory, true).unwrap_err();
+    let error = load_kernel(&path, None, BootProtocol::Auto, &memory, true).unwrap_err();
     assert!(error.to_string().contains("beyond the reach"), "{error}");
     fs::write(&path, bzimage(64, 0x6000_0000)).unwrap();
-    let error = load_kernel(&path, BootProtocol::Auto, &memory, true).unwrap_err();
+    let error = load_kernel(&path, None, BootProtocol::Auto, &memory, true).unwrap_err();
     assert!(error.to_string().contains("beyond"), "{error}");
 }
 
@@ -253,9 +253,9 @@ fn paths_that_are_no_files_are_named() {
     let dir = TestDir::new();
     let memory = reserve(32 * MIB).unwrap();
     let missing =
-        load_kernel(&dir.path().join("none"), BootProtocol::Auto, &memory, true).unwrap_err();
+        load_kernel(&dir.path().join("none"), None, BootProtocol::Auto, &memory, true).unwrap_err();
     assert!(missing.to_string().contains("none"));
-    let directory = load_kernel(dir.path(), BootProtocol::Auto, &memory, true).unwrap_err();
+    let directory = load_kernel(dir.path(), None, BootProtocol::Auto, &memory, true).unwrap_err();
     assert!(directory.to_string().contains("a directory"));
 }
 
@@ -267,17 +267,18 @@ fn an_initrd_goes_to_the_top_on_a_page_and_below_its_limit() {
     let memory = reserve(32 * MIB).unwrap();
     let entry = Entry::Pvh { address: MIB };
     let kernel = Kernel { entry, end: 2 * MIB, initrd_limit: 1 << 32 };
-    let range = load_initrd(&path, &kernel, &memory).unwrap();
+    let range = load_initrd(&path, None, &kernel, &memory).unwrap();
     assert_eq!((range.start, range.len), (32 * MIB - 8192, 5000));
     let last: u8 = memory.read_obj(GuestAddress(range.start + 4999)).unwrap();
     assert_eq!(last, 7);
-    let range = load_initrd(&path, &Kernel { initrd_limit: 16 * MIB, ..kernel }, &memory).unwrap();
+    let range =
+        load_initrd(&path, None, &Kernel { initrd_limit: 16 * MIB, ..kernel }, &memory).unwrap();
     assert_eq!(range.start, 16 * MIB - 8192);
     let error =
-        load_initrd(&path, &Kernel { end: 32 * MIB - 4096, ..kernel }, &memory).unwrap_err();
+        load_initrd(&path, None, &Kernel { end: 32 * MIB - 4096, ..kernel }, &memory).unwrap_err();
     assert!(error.to_string().contains("initrd"), "{error}");
     fs::write(&path, []).unwrap();
-    assert!(load_initrd(&path, &kernel, &memory).unwrap_err().to_string().contains("empty"));
+    assert!(load_initrd(&path, None, &kernel, &memory).unwrap_err().to_string().contains("empty"));
 }
 
 /// A segment of a MiB and some bytes that begins inside a page, in the file as in memory.
@@ -296,7 +297,7 @@ fn a_long_segment_is_mapped_and_its_edges_are_not() {
     fs::write(&path, &file).unwrap();
     for may_map in [true, false] {
         let memory = reserve(32 * MIB).unwrap();
-        let kernel = load_kernel(&path, BootProtocol::Auto, &memory, may_map).unwrap();
+        let kernel = load_kernel(&path, None, BootProtocol::Auto, &memory, may_map).unwrap();
         assert_eq!(kernel.end, 2 * MIB + 0x800 + IN_FILE + 0x5000);
         let mut loaded = vec![0xee; file.len()];
         memory.read_slice(&mut loaded, GuestAddress(2 * MIB + 0x800 - 16)).unwrap();

@@ -2,12 +2,10 @@
 //!
 //! Which there are is decided by the plan, where they are by the device manager.
 
-use std::fs::File;
-use std::io::Read;
 use std::sync::Arc;
 
+use devices::backend::disk::Disk;
 use devices::backend::disk::io::Engine;
-use devices::backend::disk::{Disk, DiskOptions};
 use devices::backend::net::NetBackend;
 use devices::backend::net::tap::Tap;
 use devices::backend::reclaim::HostReclaim;
@@ -21,10 +19,9 @@ use devices::virtio::rng::Rng;
 use devices::virtio::vsock::Vsock;
 
 use super::{BuildError, Persistent};
-use crate::config::{BalloonPlan, DiskEngine, DiskPlan, NetPlan, NetSource, Plan};
+use crate::config::{BalloonPlan, DiskEngine, DiskPlan, NetPlan, Plan};
 use crate::controls::Controls;
 use crate::device_manager::DeviceManager;
-use crate::inherited::duplicate;
 use crate::iothread::IoThreads;
 
 /// Bytes of a page that is not huge.
@@ -42,16 +39,17 @@ pub(super) fn attach_virtio(
         let own = id.as_deref().and_then(|id| iothreads.get(id));
         own.unwrap_or(&around.on).clone()
     };
-    for disk in &plan.disks {
-        let block = block(disk)?;
+    for (index, disk) in plan.disks.iter().enumerate() {
+        let block = block(disk, around.provisions.disk(index, disk)?)?;
         if around.is_measured {
             block.control().measure_times();
         }
         controls.add_disk(&disk.id, block.control());
         manager.attach_virtio_on(on(&disk.iothread), &disk.id, Box::new(block))?;
     }
-    for net in &plan.nets {
-        let card = network(net, tap(net, plan, around)?)?;
+    for (index, net) in plan.nets.iter().enumerate() {
+        let tap = around.provisions.tap(index, net)?;
+        let card = network(net, with_metadata(tap, net, plan, around)?)?;
         controls.add_net(&net.id, card.control());
         manager.attach_virtio_on(on(&net.iothread), &net.id, Box::new(card))?;
     }
@@ -65,7 +63,7 @@ pub(super) fn attach_virtio(
         manager.attach_virtio("console", Box::new(Console::new(port.clone())))?;
     }
     if plan.rng {
-        let device = Rng::new(Box::new(open_urandom));
+        let device = Rng::new(around.provisions.random());
         controls.set_rng(device.counters());
         manager.attach_virtio("rng", Box::new(device))?;
     }
@@ -80,9 +78,8 @@ pub(super) fn attach_virtio(
     Ok(controls)
 }
 
-fn block(plan: &DiskPlan) -> Result<Block, BuildError> {
-    let options = DiskOptions { read_only: plan.read_only, direct: plan.direct };
-    let disk = Arc::new(Disk::open(&plan.path, options)?);
+fn block(plan: &DiskPlan, disk: Disk) -> Result<Block, BuildError> {
+    let disk = Arc::new(disk);
     let serial = Some(plan.serial.parse()?);
     let engine = match plan.engine {
         DiskEngine::Sync => Engine::Sync,
@@ -94,12 +91,12 @@ fn block(plan: &DiskPlan) -> Result<Block, BuildError> {
 }
 
 /// The host's side of a card, with the metadata service in front of it where it is wanted.
-fn tap(
+fn with_metadata(
+    tap: Arc<Tap>,
     net: &NetPlan,
     plan: &Plan,
     around: &Persistent<'_>,
 ) -> Result<Arc<dyn NetBackend>, BuildError> {
-    let tap = Arc::new(open_tap(net)?);
     match (&plan.metadata, around.metadata) {
         (Some(metadata), Some(service)) if net.metadata => {
             let with_service = MetadataNet::new(tap, service.clone(), metadata.address);
@@ -107,17 +104,6 @@ fn tap(
         }
         _ => Ok(tap),
     }
-}
-
-fn open_tap(plan: &NetPlan) -> Result<Tap, BuildError> {
-    let refused = |source| BuildError::InheritedTap { id: plan.id.clone(), source };
-    Ok(match &plan.source {
-        NetSource::Tap(name) => Tap::open(name, plan.queues)?,
-        NetSource::Fds(numbers) => {
-            let copies = numbers.iter().map(|number| duplicate(*number));
-            Tap::from_fds(copies.collect::<Result<_, _>>().map_err(refused)?)?
-        }
-    })
 }
 
 fn network(plan: &NetPlan, backend: Arc<dyn NetBackend>) -> Result<Net, BuildError> {
@@ -144,8 +130,4 @@ fn balloon(wanted: &BalloonPlan, plan: &Plan) -> Result<Balloon, BalloonError> {
         hinting: wanted.hinting,
         reclaim: Arc::new(HostReclaim::new(page_size)),
     })
-}
-
-fn open_urandom() -> std::io::Result<Box<dyn Read + Send>> {
-    Ok(Box::new(File::open("/dev/urandom")?))
 }

@@ -49,7 +49,7 @@ fn long_flags() -> Vec<String> {
 #[test]
 fn the_definition_is_sound() {
     Args::command().debug_assert();
-    assert_eq!(long_flags().len(), 31);
+    assert_eq!(long_flags().len(), 32);
 }
 
 #[test]
@@ -152,6 +152,16 @@ fn every_flag_says_one_thing() {
 }
 
 #[test]
+fn a_jail_needs_no_value_and_takes_no_other_word_for_one() {
+    assert_eq!(run(&["--kernel", "k"]).jail, None);
+    let jailed = run(&["--jail", "--kernel", "k"]);
+    assert_eq!((jailed.jail, jailed.flags.kernel), (Some(JailConfig::default()), Some("k".into())));
+    let named = run(&["--jail=uid=7"]).jail.and_then(|jail| jail.uid);
+    assert_eq!(named, Some(7));
+    assert!(refusal(&["--jail", "uid=7"]).contains("uid=7"));
+}
+
+#[test]
 fn paths_need_not_be_text() {
     let path = OsString::from_vec(vec![b'k', 0xff]);
     let args = [OsString::from("vmm"), "--kernel".into(), path.clone()];
@@ -167,6 +177,7 @@ fn a_flag_that_counts_once_is_refused_twice() {
             "--dry-run" | "--trace-boot" => flag.clone(),
             "--boot" => "--boot=pvh".to_owned(),
             "--vsock" => "--vsock=socket=v".to_owned(),
+            "--jail" => "--jail=uid=1".to_owned(),
             "--rng" => "--rng=on".to_owned(),
             "--console" | "--serial" => format!("{flag}=pty"),
             "--on-reboot" => "--on-reboot=exit".to_owned(),

@@ -3,6 +3,7 @@
 use std::io;
 use std::os::fd::AsRawFd;
 use std::path::Path;
+use std::sync::OnceLock;
 
 use arch::cpuid::CpuidEntry;
 use kvm_bindings::KVM_API_VERSION;
@@ -68,7 +69,12 @@ impl Flavour {
     /// The flavour of this host's KVM.
     #[must_use]
     pub fn detect() -> Self {
-        if Path::new("/sys/module/kvm_pvm").exists() { Self::Pvm } else { Self::Hardware }
+        static FOUND: OnceLock<Flavour> = OnceLock::new();
+        // Found out once: in a jail nothing can be looked at any more.
+        *FOUND.get_or_init(|| match Path::new("/sys/module/kvm_pvm").exists() {
+            true => Self::Pvm,
+            false => Self::Hardware,
+        })
     }
 }
 

@@ -106,6 +106,12 @@ impl MappedFile {
         *KEPT.lock().unwrap_or_else(PoisonError::into_inner) = Some(self);
     }
 
+    /// Ends the lease.
+    fn release(self) {
+        // SAFETY: takes a descriptor and numbers. It fails where there is no lease any more.
+        unsafe { libc::fcntl(self.file.as_raw_fd(), libc::F_SETLEASE, libc::F_UNLCK) };
+    }
+
     /// Puts copies in the place of all pages; the file does not matter any more then. What is written to them
     /// meanwhile is lost.
     fn make_private(&self) -> io::Result<()> {
@@ -164,7 +170,8 @@ pub fn let_writers_in() {
         Ok(()) => log::info!("the kernel's file is about to change: the guest has a copy"),
         Err(error) => log::error!("the kernel's file changes under the guest: {error}"),
     }
-    // Dropped with its last descriptor, the lease ends.
+    // It would end with its last descriptor, of which a jail may keep another one.
+    kept.release();
 }
 
 /// Whether guest memory is, or was, a file's: then a page of it can be missing.

@@ -23,7 +23,12 @@ impl Session {
         };
         if let Some(path) = path {
             let failed = |error| Refusal::new(Code::BadConfiguration, chain(&error));
-            control.set_disk(path).map_err(failed)?;
+            let is_same = control.disk().path() == path;
+            match life.surroundings.provisions.are_all() {
+                false => control.set_disk(path).map_err(failed)?,
+                true if is_same => control.look_again().map_err(failed)?,
+                true => return Err(super::jail::no_other_file(id, path)),
+            }
         }
         let limits = limiter.changed(control.limits());
         control.set_limits(limits);

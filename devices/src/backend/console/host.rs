@@ -18,6 +18,7 @@ use super::socket::Listener;
 use super::source::Source;
 use super::terminal::Terminal;
 use super::{ConsoleEvent, Size};
+use crate::backend::socket::SocketFile;
 
 /// Most clients of a socket at a time. All see the output and all may type, as on a shared screen.
 pub(super) const MAX_CLIENTS: usize = 4;
@@ -140,6 +141,11 @@ impl Host {
     pub(super) fn retry(&mut self, hub: &Hub) {
         self.outlets.iter_mut().for_each(Outlet::retry);
         self.flush(hub);
+    }
+
+    /// The file of the socket that it listens on.
+    pub(super) fn socket_file(&self) -> Option<&SocketFile> {
+        self.listener.as_ref().map(Listener::file)
     }
 
     /// Closes everything; a terminal is put back, a socket's file removed.

@@ -34,9 +34,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 pub use port::ConsolePort;
-pub use terminal::restore_now;
+pub use terminal::{restore_now, terminal_fd};
 
-use super::socket::SocketError;
+use super::socket::{SocketError, SocketFile};
 use crate::event::Interest;
 use host::Host;
 use hub::Hub;
@@ -161,6 +161,12 @@ impl Console {
     pub fn resumed(&self) {
         self.lock_host().resume(&self.shared.hub);
         self.resized();
+    }
+
+    /// The file of the socket that it listens on, if it does.
+    #[must_use]
+    pub fn socket_file(&self) -> Option<SocketFile> {
+        self.lock_host().socket_file().cloned()
     }
 
     /// How much went through.

@@ -57,6 +57,13 @@ impl Listener {
     }
 }
 
+impl Listener {
+    /// The socket's file.
+    pub(super) fn file(&self) -> &SocketFile {
+        &self.file
+    }
+}
+
 impl AsRawFd for Listener {
     fn as_raw_fd(&self) -> RawFd {
         self.socket.as_raw_fd()

@@ -53,6 +53,15 @@ pub(super) fn is_foreground(fd: RawFd) -> bool {
     foreground < 0 || foreground == own
 }
 
+/// Whether this process is to put back the settings of the terminal `fd`: as [`is_foreground`]. A process that does
+/// not see its own group, because it is in a PID namespace of its own, leaves that to its parent, which does.
+/// Async-signal-safe.
+pub(super) fn is_ours_to_restore(fd: RawFd) -> bool {
+    // SAFETY: getpgrp has no preconditions and cannot fail.
+    let own = unsafe { libc::getpgrp() };
+    own != 0 && is_foreground(fd)
+}
+
 /// Lets this process write to a terminal that it does not own at present, and makes reading from it an
 /// error, instead of being stopped: a stopped monitor is a stopped guest.
 pub(super) fn ignore_job_control() {

@@ -84,7 +84,7 @@ impl Drop for Terminal {
         let Some(settings) = self.saved else {
             return;
         };
-        if sys::is_foreground(fd)
+        if sys::is_ours_to_restore(fd)
             && let Err(error) = sys::set_termios(fd, &settings)
         {
             log::warn!("terminal cannot be put back as it was: {error}");
@@ -103,11 +103,19 @@ pub fn restore_now() {
     let restore = RESTORE.load(Ordering::Acquire);
     // SAFETY: the pointer is null or comes from `Box::leak` in `publish`, and is never freed or written.
     if let Some(restore) = unsafe { restore.as_ref() }
-        && sys::is_foreground(restore.fd)
+        && sys::is_ours_to_restore(restore.fd)
     {
         // There is nobody left to tell of a failure.
         let _ = sys::set_termios(restore.fd, &restore.settings);
     }
+}
+
+/// The descriptor that [`restore_now`] uses, when there is something to restore.
+#[must_use]
+pub fn terminal_fd() -> Option<RawFd> {
+    let restore = RESTORE.load(Ordering::Acquire);
+    // SAFETY: as in `restore_now`.
+    unsafe { restore.as_ref() }.map(|restore| restore.fd)
 }
 
 fn publish(restore: Restore) {
@@ -160,6 +168,12 @@ extern "C" fn on_fatal(
     if !is_fault || code <= 0 {
         // SAFETY: raise has no preconditions; the signal is delivered when this handler returns.
         unsafe { libc::raise(signal) };
+        // The first process of a PID namespace has no default actions for signals of its own; faults do end it.
+        // SAFETY: takes nothing and cannot fail.
+        if unsafe { libc::getpid() } == 1 {
+            // SAFETY: ends the process without running anything of it; the status is a shell's for the signal.
+            unsafe { libc::_exit(128 + signal) };
+        }
     }
 }
 

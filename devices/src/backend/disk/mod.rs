@@ -102,10 +102,19 @@ impl Disk {
             .is_some_and(|(new, old)| (new.dev(), new.ino()) == (old.dev(), old.ino()));
         if is_same {
             // Opened once more, it would be locked by ourselves.
-            let file = self.file.try_clone().map_err(DiskError::io(path, "open it again"))?;
-            return Self::from_file(path, file, self.options);
+            return self.look_again();
         }
         Self::open(path, self.options)
+    }
+
+    /// The same disk, its size and blocks looked at again; opens nothing.
+    ///
+    /// # Errors
+    /// [`DiskError`]
+    pub fn look_again(&self) -> Result<Self, DiskError> {
+        let path = &self.path;
+        let file = self.file.try_clone().map_err(DiskError::io(path, "open it again"))?;
+        Self::from_file(path, file, self.options)
     }
 
     /// The disk in `file`, which is locked.

@@ -144,6 +144,8 @@ struct State {
     attached: usize,
     /// What was set last; nothing is known of a tap before that.
     offloads: Option<Offloads>,
+    /// The same.
+    mtu: Option<u16>,
 }
 
 impl Tap {
@@ -216,14 +218,14 @@ impl Tap {
             queues,
             has_uso: false,
             is_local,
-            state: Mutex::new(State { attached: 0, offloads: None }),
+            state: Mutex::new(State { attached: 0, offloads: None, mtu: None }),
         };
         tap.has_uso = tap.probe_uso().map_err(|source| TapError::Configure {
             name: tap.name.clone(),
             call: "TUNSETOFFLOAD",
             source,
         })?;
-        tap.state = Mutex::new(State { attached: tap.queues.len(), offloads: None });
+        tap.state = Mutex::new(State { attached: tap.queues.len(), offloads: None, mtu: None });
         Ok(tap)
     }
 
@@ -344,6 +346,11 @@ impl NetBackend for Tap {
     }
 
     fn set_mtu(&self, mtu: u16) -> io::Result<()> {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        // Asked again, this process may have left the tap's network.
+        if state.mtu == Some(mtu) {
+            return Ok(());
+        }
         if !self.is_local {
             return Err(io::Error::new(
                 io::ErrorKind::Unsupported,
@@ -354,7 +361,9 @@ impl NetBackend for Tap {
         request.set_int(mtu.into());
         // Interfaces are configured through any socket; this kind exists in every kernel.
         let socket = UnixDatagram::unbound()?;
-        ioctl_request(socket.as_fd(), libc::SIOCSIFMTU, &mut request)
+        ioctl_request(socket.as_fd(), libc::SIOCSIFMTU, &mut request)?;
+        state.mtu = Some(mtu);
+        Ok(())
     }
 }
 

@@ -38,8 +38,9 @@ pub enum SocketError {
     },
 }
 
-/// The file of a listening socket, removed when this is dropped, unless it is another one by then.
-#[derive(Debug)]
+/// The file of a listening socket, removed when this is dropped, unless it is another one by then, or gone. A clone
+/// is for another process, which may have to remove it as well.
+#[derive(Debug, Clone)]
 pub struct SocketFile {
     path: PathBuf,
     /// Device and inode of the file: what is removed must be ours.

@@ -14,7 +14,7 @@ use std::os::fd::RawFd;
 use crate::memory::Buffers;
 
 pub use service::{Service, Session};
-pub use unix::UnixEndpoint;
+pub use unix::{Beside, Connector, UnixEndpoint};
 
 /// Names a stream of one backend; never used again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -43,14 +43,34 @@ const LISTENER: u64 = 0;
 /// A listening socket for one device, kept while the device comes and goes. Dropped, its file is removed.
 pub struct UnixEndpoint {
     shared: Arc<Shared>,
-    _file: SocketFile,
+    file: SocketFile,
 }
 
 /// What an endpoint and its backends share.
 struct Shared {
     listener: UnixListener,
-    path: PathBuf,
+    connector: Box<dyn Connector>,
     services: BTreeMap<u32, Arc<dyn Service>>,
+}
+
+/// The way to the programs of the host that serve ports.
+pub trait Connector: Send + Sync {
+    /// Connects to the program that serves `port`; the stream is non-blocking.
+    ///
+    /// # Errors
+    /// `NotFound` or `ConnectionRefused` when there is none, `WouldBlock` when it is overrun.
+    fn connect(&self, port: u32) -> io::Result<UnixStream>;
+}
+
+/// Programs that listen at a path with `_PORT` added.
+pub struct Beside(pub PathBuf);
+
+impl Connector for Beside {
+    fn connect(&self, port: u32) -> io::Result<UnixStream> {
+        let mut path = self.0.clone().into_os_string();
+        path.push(format!("_{port}"));
+        socket::connect_now(Path::new(&path))
+    }
 }
 
 /// Opens the backends of one endpoint.
@@ -72,8 +92,23 @@ impl UnixEndpoint {
             log::warn!("vsock: {path}_PORT is beyond {max} bytes for high ports of the host");
         }
         socket::allow_descriptors(DESCRIPTORS);
-        let shared = Shared { listener, path: path.to_owned(), services };
-        Ok(Self { shared: Arc::new(shared), _file: file })
+        let connector = Box::new(Beside(path.to_owned()));
+        let shared = Shared { listener, connector, services };
+        Ok(Self { shared: Arc::new(shared), file })
+    }
+
+    /// Reaches programs of the host by `connector` from now on; call it before there are backends.
+    pub fn connect_by(&mut self, connector: Box<dyn Connector>) {
+        match Arc::get_mut(&mut self.shared) {
+            Some(shared) => shared.connector = connector,
+            None => log::error!("vsock: the way to programs of the host stays as it was"),
+        }
+    }
+
+    /// The socket's file.
+    #[must_use]
+    pub fn file(&self) -> &SocketFile {
+        &self.file
     }
 
     /// What a device needs to speak through this endpoint.
@@ -217,9 +252,7 @@ impl Backend for Unix {
         if let Some(service) = self.shared.services.get(&port) {
             return Ok((id, Box::new(SessionStream(service.connect()))));
         }
-        let mut path = self.shared.path.clone().into_os_string();
-        path.push(format!("_{port}"));
-        let stream = socket::connect_now(Path::new(&path))?;
+        let stream = self.shared.connector.connect(port)?;
         self.watch(&stream, id)?;
         Ok((id, self.stream(stream, id)))
     }

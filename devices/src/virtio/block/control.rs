@@ -108,14 +108,28 @@ impl BlockControl {
     /// [`DiskError`]; the device goes on with the disk it has.
     pub fn set_disk(&self, path: &Path) -> Result<(), DiskError> {
         let old = self.disk();
-        let new = Arc::new(old.open_successor(path)?);
-        let is_config_other = config::space(&old, 1) != config::space(&new, 1);
+        self.replace(&old, old.open_successor(path)?);
+        Ok(())
+    }
+
+    /// Makes a changed size known, as [`Self::set_disk`] with the same path does, and opens nothing.
+    ///
+    /// # Errors
+    /// [`DiskError`]; the device goes on with the disk as it was.
+    pub fn look_again(&self) -> Result<(), DiskError> {
+        let old = self.disk();
+        self.replace(&old, old.look_again()?);
+        Ok(())
+    }
+
+    fn replace(&self, old: &Disk, new: Disk) {
+        let new = Arc::new(new);
+        let is_config_other = config::space(old, 1) != config::space(&new, 1);
         *self.shared.disk.lock().unwrap_or_else(PoisonError::into_inner) = new;
         self.shared.changes.fetch_add(1, Ordering::Release);
         self.shared.sessions.wake();
         if is_config_other {
             self.shared.sessions.config_changed();
         }
-        Ok(())
     }
 }

@@ -40,7 +40,7 @@ pub fn run(input: &[u8]) {
         file.set_len(0).and_then(|()| file.write_all_at(bytes, 0)).expect("a file in memory");
         file.set_len(bytes.len() as u64 + more).expect("a file in memory");
         let path = PathBuf::from(format!("/proc/self/fd/{}", file.as_raw_fd()));
-        let kernel = match load_kernel(&path, choice, memory, may_map) {
+        let kernel = match load_kernel(&path, None, choice, memory, may_map) {
             Ok(kernel) => kernel,
             Err(error) => return check_complaint(&error),
         };
@@ -54,7 +54,7 @@ pub fn run(input: &[u8]) {
         let mut below = [0; 4096];
         memory.read_slice(&mut below, GuestAddress(HIMEM - 4096)).expect("RAM");
         assert_eq!(below, [0; 4096]);
-        match load_initrd(&path, &kernel, memory) {
+        match load_initrd(&path, None, &kernel, memory) {
             Ok(initrd) => {
                 assert!(initrd.start >= kernel.end && initrd.start + initrd.len <= MEMORY as u64);
             }

@@ -8,7 +8,7 @@ use harness::virtio::{Answer, Descriptor, Device, Kind, register};
 use harness::{Need, Puppet, Scratch, Vmm, patience};
 use serde_json::{Value, json};
 
-use super::{bare, end, read_sector, start, started_with_disk};
+use super::{bare, end, read_sector, start, started, started_with_disk};
 use crate::bare::subject::{SECTORS, Subject};
 
 crate::suite::tests! { "bare::api::devices" needs &[Need::Kvm];
@@ -116,7 +116,8 @@ fn metadata_before_and_after_the_start() {
 
 fn a_disk_changes_while_the_guest_reads_it() {
     let scratch = Scratch::new();
-    let (puppet, api) = started_with_disk(&scratch, ",id=d");
+    // A jail has no other file; its own test says so.
+    let (puppet, api) = started(Vmm::puppet("").without_jail(), &scratch, ",id=d");
     let other = scratch.file("other", [0xaa; 512 * 32]);
     let device = Device::find(&puppet, Kind::Block);
     let mut queue = Subject::Block.set_up(&device, 0);

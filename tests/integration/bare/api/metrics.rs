@@ -3,10 +3,10 @@
 use harness::api::Api;
 use harness::openmetrics::Metrics;
 use harness::virtio::{Answer, Device, Kind};
-use harness::{Need, Scratch};
+use harness::{Need, Scratch, Vmm};
 use serde_json::json;
 
-use super::{bare, end, read_sector, start, started_with_disk};
+use super::{bare, end, read_sector, start, started};
 use crate::bare::subject::{SECTORS, Subject};
 
 crate::suite::tests! { "bare::api::metrics" needs &[Need::Kvm];
@@ -24,7 +24,8 @@ fn metrics(api: &Api) -> Metrics {
 fn requests_of_a_disk() {
     for engine in ["sync", "uring"] {
         let scratch = Scratch::new();
-        let (puppet, api) = started_with_disk(&scratch, &format!(",id=d,engine={engine}"));
+        let vmm = Vmm::puppet("").without_jail();
+        let (puppet, api) = started(vmm, &scratch, &format!(",id=d,engine={engine}"));
         let device = Device::find(&puppet, Kind::Block);
         let mut queue = Subject::Block.set_up(&device, 0);
         for sector in (0..7).chain([SECTORS]) {

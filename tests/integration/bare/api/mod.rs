@@ -32,8 +32,12 @@ pub fn tests() -> Vec<Trial> {
 
 /// A machine with nothing configured, and its API.
 fn bare(scratch: &Scratch, more: &[&str]) -> (Machine, Api) {
-    let vmm = Vmm::new().inside(scratch).args(["--api-sock", "api.sock"]).args(more);
-    let machine = vmm.spawn();
+    serving(scratch, Vmm::new().args(more))
+}
+
+/// The same of `vmm`.
+fn serving(scratch: &Scratch, vmm: Vmm) -> (Machine, Api) {
+    let machine = vmm.inside(scratch).args(["--api-sock", "api.sock"]).spawn();
     let api = Api::at(&scratch.join("api.sock"));
     (machine, api)
 }
@@ -74,8 +78,13 @@ fn read_sector(queue: &Queue<'_>, puppet: &Puppet, sector: u8) -> Vec<Descriptor
 }
 
 fn started_with_disk(scratch: &Scratch, options: &str) -> (Puppet, Api) {
+    started(Vmm::puppet(""), scratch, options)
+}
+
+/// The same of `vmm`.
+fn started(vmm: Vmm, scratch: &Scratch, options: &str) -> (Puppet, Api) {
     let disk = scratch.file("disk", disk_contents());
-    let vmm = Vmm::puppet("").inside(scratch).args(["--rng", "off", "--api-sock", "api.sock"]);
+    let vmm = vmm.inside(scratch).args(["--rng", "off", "--api-sock", "api.sock"]);
     let puppet = Puppet::start(vmm.disk(disk, options));
     let api = Api::at(&scratch.join("api.sock"));
     (puppet, api)

@@ -2,10 +2,10 @@
 
 use std::time::Instant;
 
-use harness::{Need, Scratch, artifacts, patience};
+use harness::{Need, Scratch, Vmm, artifacts, patience};
 use serde_json::{Value, json};
 
-use super::{FREE, ask, bare, boot_source, end, start, state};
+use super::{FREE, ask, bare, boot_source, end, serving, start, state};
 
 crate::suite::tests! { "bare::api::phases" needs &[Need::Kvm];
     from_nothing_to_the_end,
@@ -216,7 +216,7 @@ fn refusals_leave_everything_as_it_was() {
 
 fn a_start_that_fails_can_be_tried_again() {
     let scratch = Scratch::new();
-    let (mut machine, api) = bare(&scratch, &[]);
+    let (mut machine, api) = serving(&scratch, Vmm::new().without_jail());
     let noise = scratch.file("noise", [0x5a; 4096]);
     api.put("/machine-config", &json!({"vcpu_count": 1, "mem_size_mib": 32}));
     api.put("/serial", &json!({}));

@@ -7,7 +7,7 @@ use harness::Need;
 use harness::virtio::{Device, Kind};
 use harness::vsock::{Header, op};
 
-use super::{Guest, Setup, is_over, read, read_line};
+use super::{Guest, Setup, guest_talks_to_host, is_over, read, read_line};
 
 crate::suite::tests! { "bare::vsock::connections" needs &[Need::Kvm];
     host_program_connects,
@@ -49,16 +49,7 @@ fn host_program_waits_for_the_driver() {
 
 fn guest_connects() {
     let setup = Setup::new();
-    let listener = setup.listener();
-    let mut guest = Guest::ready(&setup.puppet);
-    let mut program = guest.connect(&listener);
-    guest.send(Header { op: op::READ_WRITE, ..Header::default() }, b"hello");
-    assert_eq!(read(&mut program, 5), b"hello");
-    program.write_all(b"world").unwrap();
-    guest.get_data(b"world");
-    // Nobody has ever listened there.
-    guest.send(Header { dst_port: 53, op: op::REQUEST, ..Header::default() }, &[]);
-    assert_eq!(guest.get_op(op::RESET).src_port, 53);
+    guest_talks_to_host(&setup.puppet, &setup.scratch.join("v"));
     setup.puppet.finish();
 }
 

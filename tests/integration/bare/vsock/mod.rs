@@ -6,8 +6,11 @@ mod packets;
 mod ready;
 mod socket;
 
+use std::fs;
 use std::io::{ErrorKind, Read, Write};
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
 
 use harness::puppet::Puppet;
 use harness::virtio::{Answer, Descriptor, Device, Kind, Queue};
@@ -142,6 +145,24 @@ impl Setup {
     fn listener(&self) -> UnixListener {
         UnixListener::bind(self.scratch.join(&format!("v_{HOST_PORT}"))).unwrap()
     }
+}
+
+/// A program of the guest and one of the host, beside the device's `socket`, talk to each other.
+pub fn guest_talks_to_host(puppet: &Puppet, socket: &Path) {
+    let path = PathBuf::from(format!("{}_{HOST_PORT}", socket.display()));
+    let listener = UnixListener::bind(&path).unwrap();
+    // Whoever the machine is run by.
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o666)).unwrap();
+    let mut guest = Guest::ready(puppet);
+    let mut program = guest.connect(&listener);
+    guest.send(Header { op: op::READ_WRITE, ..Header::default() }, b"hello");
+    assert_eq!(read(&mut program, 5), b"hello");
+    program.write_all(b"world").unwrap();
+    guest.get_data(b"world");
+    // Nobody has ever listened there.
+    guest.send(Header { dst_port: 53, op: op::REQUEST, ..Header::default() }, &[]);
+    assert_eq!(guest.get_op(op::RESET).src_port, 53);
+    fs::remove_file(path).unwrap();
 }
 
 fn read_line(program: &mut UnixStream) -> String {

@@ -1,0 +1,165 @@
+//! The jail: from the start of the guest on, this process has nothing but what it opened before.
+//!
+//! ```text
+//!   vmm ── opens everything ── fork ──▶ inside: first process of its own namespaces, empty root, no
+//!    │                                  capabilities, Landlock; builds and runs the machine
+//!    └─▶ outside: passes signals on, connects to programs that serve ports, ends as the inside ends
+//! ```
+//!
+//! An ordinary user gets a user namespace; root gives up being root instead, so that no host need allow user
+//! namespaces for it. KVM ties a machine to the memory of the process that makes it, and a PID namespace begins with a
+//! child: hence the machine is made inside, after the fork. What the outside can still be asked for is one thing, the
+//! connection to a port's socket ([`channel`]). Nothing here costs a run without a jail anything.
+//!
+//! System call filters are not part of it; they are installed per thread, in every run.
+
+pub mod channel;
+mod error;
+mod inside;
+mod landlock;
+mod outside;
+pub(crate) mod sys;
+
+use std::fs::File;
+use std::os::fd::{AsFd, RawFd};
+use std::path::PathBuf;
+
+use devices::backend::socket::SocketFile;
+
+use crate::config::JailConfig;
+use crate::process;
+use channel::Channel;
+pub use error::{JailError, Step};
+use sys::Side;
+
+/// Who runs a jail that root asked for without naming anybody: the user that owns nothing.
+const NOBODY: u32 = 65534;
+
+/// A jail that was asked for, not entered yet.
+#[derive(Debug)]
+pub struct Jail {
+    config: JailConfig,
+    way: Way,
+    /// Descriptors that the parent process has left open. Of those that are needed there will be copies.
+    inherited: Vec<RawFd>,
+}
+
+/// How rights are given up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Way {
+    /// Capabilities over a user namespace of its own, in which nobody has a number.
+    UserNamespace,
+    /// Root's capabilities, until it becomes this user.
+    Root { uid: u32, gid: u32 },
+}
+
+/// What the process outside has to do.
+#[derive(Debug, Default)]
+pub struct Left {
+    /// Files of sockets, to be removed at the end.
+    pub files: Vec<SocketFile>,
+    /// The path of the socket device, beside which programs of the host listen.
+    pub vsock: Option<PathBuf>,
+}
+
+impl Jail {
+    /// Finds out how rights can be given up here. Call it before anything is opened.
+    ///
+    /// # Errors
+    /// [`JailError`] when `config` asks for what only root can do.
+    pub fn new(config: JailConfig) -> Result<Self, JailError> {
+        let is_root = [sys::CAP_SYS_ADMIN, sys::CAP_SETUID, sys::CAP_SETGID]
+            .into_iter()
+            .all(sys::has_capability);
+        let way = Way::of(&config, sys::user(), is_root)?;
+        let inherited = open_descriptors().map_err(JailError::at(Step::Descriptors))?;
+        Ok(Self { config, way, inherited })
+    }
+
+    /// Joins the network in which the taps are. This process leaves it when it enters the jail.
+    ///
+    /// # Errors
+    /// [`JailError`]
+    pub fn join_network(&self) -> Result<(), JailError> {
+        let Some(path) = &self.config.netns else { return Ok(()) };
+        File::open(path)
+            .and_then(|file| sys::join_network(file.as_fd()))
+            .map_err(|source| JailError::Network { path: path.clone(), source })
+    }
+
+    /// Goes on inside; the process that calls this stays outside, does what is [`Left`] to it, and ends as the inside
+    /// ends. It must have one thread.
+    ///
+    /// # Errors
+    /// [`JailError`], which says how far it came and what the host must allow.
+    pub fn enter(&self, left: Left) -> Result<Channel, JailError> {
+        // The number by which others know this machine.
+        let _ = process::id();
+        let (outer, inner) = sys::socket_pair().map_err(JailError::at(Step::Channel))?;
+        let user = match self.way {
+            Way::UserNamespace => libc::CLONE_NEWUSER,
+            Way::Root { .. } => 0,
+        };
+        match sys::fork_into(user | libc::CLONE_NEWPID).map_err(JailError::at(Step::Fork))? {
+            Side::Parent(child) => {
+                drop(inner);
+                outside::watch(child.as_fd(), outer, left)
+            }
+            Side::Child => {
+                drop(outer);
+                inside::settle(self.way, &self.inherited, inner.as_fd())?;
+                Channel::new(inner).map_err(JailError::at(Step::Channel))
+            }
+        }
+    }
+}
+
+impl Way {
+    fn of(config: &JailConfig, own: (u32, u32), is_root: bool) -> Result<Self, JailError> {
+        let (own_uid, own_gid) = own;
+        let named = |named: Option<u32>, own: u32| match (named, own) {
+            (Some(named), _) => named,
+            (None, 0) => NOBODY,
+            (None, own) => own,
+        };
+        let (uid, gid) = (named(config.uid, own_uid), named(config.gid, own_gid));
+        if uid == 0 || gid == 0 {
+            return Err(JailError::RootInside);
+        }
+        if is_root {
+            return Ok(Self::Root { uid, gid });
+        }
+        let is_own = |named: Option<u32>, own| named.is_none_or(|named| named == own);
+        if !is_own(config.uid, own_uid) || !is_own(config.gid, own_gid) {
+            return Err(JailError::NotRoot { what: "another user" });
+        }
+        Ok(Self::UserNamespace)
+    }
+}
+
+/// The descriptors of this process, but for the standard ones.
+fn open_descriptors() -> std::io::Result<Vec<RawFd>> {
+    let entries = std::fs::read_dir("/proc/self/fd")?.filter_map(Result::ok);
+    let numbers = entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+    let numbers: Vec<RawFd> = numbers.filter(|fd| *fd > libc::STDERR_FILENO).collect();
+    // One of them was that of the directory.
+    Ok(numbers.into_iter().filter(|fd| sys::is_open(*fd)).collect())
+}
+
+/// Closes every descriptor but the standard ones and those in `kept`.
+fn close_all_but(kept: &[RawFd]) -> std::io::Result<()> {
+    let mut kept: Vec<RawFd> =
+        kept.iter().copied().filter(|fd| *fd > libc::STDERR_FILENO).collect();
+    kept.sort_unstable();
+    let mut first = libc::STDERR_FILENO + 1;
+    for fd in kept {
+        if first < fd {
+            sys::close_range(first, fd - 1)?;
+        }
+        first = fd + 1;
+    }
+    sys::close_range(first, RawFd::MAX)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,165 @@
+//! What a machine needs of the host's files: opened when it is built, or before.
+//!
+//! A process in a jail can open nothing; what it took along is enough to build its machine, again and again. Every
+//! other one opens the files that are there when it builds.
+
+use std::fs::File;
+use std::io::{self, Read};
+use std::sync::Arc;
+
+use devices::backend::disk::{Disk, DiskOptions};
+use devices::backend::net::NetBackend;
+use devices::backend::net::tap::Tap;
+use devices::virtio::rng::OpenSource;
+
+use crate::boot;
+use crate::builder::{BuildError, check_pins};
+use crate::config::{CpuTemplateConfig, DiskPlan, NetPlan, NetSource, Plan};
+use crate::inherited::duplicate;
+use crate::kvm::{Kvm, KvmError};
+
+/// See the module.
+#[derive(Default)]
+pub struct Provisions(Provided);
+
+#[derive(Default)]
+enum Provided {
+    /// Everything is opened when it is needed.
+    #[default]
+    Nothing,
+    /// Everything is open.
+    Kept(Box<Kept>),
+    /// Everything was, and the machine has what it needs.
+    UsedUp,
+}
+
+struct Kept {
+    kvm: Arc<Kvm>,
+    kernel: File,
+    initrd: Option<File>,
+    /// In the order of the plan, as the taps.
+    disks: Vec<Arc<Disk>>,
+    taps: Vec<Arc<Tap>>,
+    random: Arc<File>,
+}
+
+impl Provisions {
+    /// Opens all that `plan` names; what is only read is read and becomes part of it.
+    ///
+    /// # Errors
+    /// [`BuildError`], as building the machine would say.
+    pub fn of(plan: &mut Plan) -> Result<Self, BuildError> {
+        check_pins(plan)?;
+        let kvm = Arc::new(Kvm::open()?);
+        if let Some(template) = &plan.cpu_template {
+            plan.cpu_template = Some(CpuTemplateConfig::Inline(template.load()?));
+        }
+        let taps = plan.nets.iter().map(|net| {
+            let tap = open_tap(net)?;
+            if let Some(mtu) = net.mtu
+                && let Err(error) = tap.set_mtu(mtu)
+            {
+                log::warn!("{}: mtu {mtu} cannot be set: {error}", net.id);
+            }
+            Ok(Arc::new(tap))
+        });
+        let initrd = plan.initrd.as_deref();
+        Ok(Self(Provided::Kept(Box::new(Kept {
+            kvm,
+            kernel: boot::open("kernel", &plan.kernel)?,
+            initrd: initrd.map(|path| boot::open("initrd", path)).transpose()?,
+            taps: taps.collect::<Result<_, BuildError>>()?,
+            disks: plan
+                .disks
+                .iter()
+                .map(|disk| open_disk(disk).map(Arc::new))
+                .collect::<Result<_, _>>()?,
+            random: Arc::new(open_random().map_err(BuildError::Random)?),
+        }))))
+    }
+
+    /// Whether nothing else can be opened any more.
+    #[must_use]
+    pub fn are_all(&self) -> bool {
+        !matches!(self.0, Provided::Nothing)
+    }
+
+    /// Closes what only another start of the machine would need. Nothing can be opened any more all the same.
+    pub fn use_up(&mut self) {
+        if let Provided::Kept(_) = self.0 {
+            self.0 = Provided::UsedUp;
+        }
+    }
+
+    fn kept(&self) -> Option<&Kept> {
+        match &self.0 {
+            Provided::Kept(kept) => Some(kept),
+            Provided::Nothing | Provided::UsedUp => None,
+        }
+    }
+
+    /// /dev/kvm.
+    pub(crate) fn kvm(&self) -> Result<Arc<Kvm>, KvmError> {
+        match self.kept() {
+            Some(kept) => Ok(kept.kvm.clone()),
+            None => Kvm::open().map(Arc::new),
+        }
+    }
+
+    /// The kernel's file, if it was opened before.
+    pub(crate) fn kernel(&self) -> Option<&File> {
+        self.kept().map(|kept| &kept.kernel)
+    }
+
+    /// The same of the initrd.
+    pub(crate) fn initrd(&self) -> Option<&File> {
+        self.kept()?.initrd.as_ref()
+    }
+
+    /// The disk of `plan`, which is the plan's number `index`.
+    pub(crate) fn disk(&self, index: usize, plan: &DiskPlan) -> Result<Disk, BuildError> {
+        match self.kept().and_then(|kept| kept.disks.get(index)) {
+            Some(disk) => Ok(disk.look_again()?),
+            None => open_disk(plan),
+        }
+    }
+
+    /// The tap of `plan`, which is the plan's number `index`.
+    pub(crate) fn tap(&self, index: usize, plan: &NetPlan) -> Result<Arc<Tap>, BuildError> {
+        match self.kept().and_then(|kept| kept.taps.get(index)) {
+            Some(tap) => Ok(tap.clone()),
+            None => open_tap(plan).map(Arc::new),
+        }
+    }
+
+    /// What feeds the entropy device.
+    pub(crate) fn random(&self) -> OpenSource {
+        let random = self.kept().map(|kept| kept.random.clone());
+        Box::new(move || -> io::Result<Box<dyn Read + Send>> {
+            Ok(match &random {
+                Some(random) => Box::new(random.try_clone()?),
+                None => Box::new(open_random()?),
+            })
+        })
+    }
+}
+
+fn open_disk(plan: &DiskPlan) -> Result<Disk, BuildError> {
+    let options = DiskOptions { read_only: plan.read_only, direct: plan.direct };
+    Ok(Disk::open(&plan.path, options)?)
+}
+
+fn open_tap(plan: &NetPlan) -> Result<Tap, BuildError> {
+    let refused = |source| BuildError::InheritedTap { id: plan.id.clone(), source };
+    Ok(match &plan.source {
+        NetSource::Tap(name) => Tap::open(name, plan.queues)?,
+        NetSource::Fds(numbers) => {
+            let copies = numbers.iter().map(|number| duplicate(*number));
+            Tap::from_fds(copies.collect::<Result<_, _>>().map_err(refused)?)?
+        }
+    })
+}
+
+fn open_random() -> io::Result<File> {
+    File::open("/dev/urandom")
+}
