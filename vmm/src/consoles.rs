@@ -62,8 +62,13 @@ impl Consoles {
             if let Some(text) = &plan.ready.pattern {
                 console.overhear(Box::new(Patterns::new(text)));
             }
-            let source = event_loop.add(Box::new(OnLoop::new(console.clone(), ending)));
-            consoles.sources.push(source);
+            match event_loop.add(Box::new(OnLoop::new(console.clone(), ending))) {
+                Ok(source) => consoles.sources.push(source),
+                Err(error) => {
+                    consoles.close(event_loop);
+                    return Err(ConsoleError::Descriptors(error));
+                }
+            }
         }
         Ok(consoles)
     }

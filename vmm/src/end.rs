@@ -120,7 +120,8 @@ impl Ending {
     /// Reports an end; later ones are consequences and are dropped.
     pub fn report(&self, reason: EndReason) {
         self.0.reason.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(reason);
-        if let Err(error) = self.0.reported.write(1) {
+        // Whoever waits for the end waits for this alone, so a refusal is not the last word.
+        if let Err(error) = self.0.reported.write(1).or_else(|_| self.0.reported.write(1)) {
             log::error!("the end of the machine cannot be signalled: {error}");
         }
     }

@@ -72,8 +72,12 @@ impl EventLoop {
     }
 
     /// Watches `source` from now on.
-    pub fn add(&mut self, source: Box<dyn LoopSource>) -> SourceId {
-        self.manager.add_subscriber(Subscriber::Source { source, done: false })
+    ///
+    /// # Errors
+    /// When the host cannot watch one of its descriptors; the source is gone then.
+    pub fn add(&mut self, source: Box<dyn LoopSource>) -> io::Result<SourceId> {
+        let source = Subscriber::Source { source, done: false, refused: None };
+        add(&mut self.manager, source).map_err(io::Error::other)
     }
 
     /// Forgets a source that [`Self::add`] was given.
@@ -138,15 +142,7 @@ impl LoopHandle {
     pub fn add_worker(&self, worker: Worker) -> io::Result<SourceId> {
         self.endpoint
             .call_blocking::<_, _, event_manager::Error>(move |ops| {
-                let id = ops.add_subscriber(Subscriber::Worker { worker, refused: None });
-                // `init` has no way to fail, so it left its error behind.
-                if let Subscriber::Worker { refused, .. } = ops.subscriber_mut(id)?
-                    && let Some(error) = refused.take()
-                {
-                    ops.remove_subscriber(id)?;
-                    return Err(error);
-                }
-                Ok(id)
+                add(ops, Subscriber::Worker { worker, refused: None })
             })
             .map_err(io::Error::other)
     }
@@ -170,7 +166,25 @@ impl LoopHandle {
 
 enum Subscriber {
     Worker { worker: Worker, refused: Option<event_manager::Error> },
-    Source { source: Box<dyn LoopSource>, done: bool },
+    Source { source: Box<dyn LoopSource>, done: bool, refused: Option<event_manager::Error> },
+}
+
+/// Adds a subscriber, with all that it wants to be watched or not at all.
+fn add(
+    ops: &mut dyn SubscriberOps<Subscriber = Subscriber>,
+    subscriber: Subscriber,
+) -> Result<SourceId, event_manager::Error> {
+    let id = ops.add_subscriber(subscriber);
+    // `init` has no way to fail, so it left its error behind.
+    let (Subscriber::Worker { refused, .. } | Subscriber::Source { refused, .. }) =
+        ops.subscriber_mut(id)?;
+    match refused.take() {
+        None => Ok(id),
+        Some(error) => {
+            ops.remove_subscriber(id)?;
+            Err(error)
+        }
+    }
 }
 
 impl Subscriber {
@@ -189,12 +203,8 @@ impl MutEventSubscriber for Subscriber {
         for (data, interest) in self.interests() {
             let events = Events::with_data_raw(interest.fd, data, interest.events);
             if let Err(error) = ops.add(events) {
-                match self {
-                    Self::Worker { refused, .. } => *refused = Some(error),
-                    Self::Source { .. } => {
-                        log::error!("descriptor {} cannot be watched: {error}", interest.fd);
-                    }
-                }
+                let (Self::Worker { refused, .. } | Self::Source { refused, .. }) = self;
+                *refused = Some(error);
             }
         }
     }
@@ -210,7 +220,7 @@ impl MutEventSubscriber for Subscriber {
                 goes_on
             }
             Self::Source { done: true, .. } => false,
-            Self::Source { source, done } => {
+            Self::Source { source, done, .. } => {
                 let token = u16::try_from(ready.data()).unwrap_or(u16::MAX);
                 *done = source.handle(token) == Next::Remove;
                 !*done

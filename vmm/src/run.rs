@@ -143,7 +143,8 @@ pub fn run(launch: Launch) -> Result<Ended, RunError> {
     let power = PowerSwitch::new().map_err(host("make an event descriptor"))?;
     let mut event_loop = EventLoop::new().map_err(host("make an event loop"))?;
     let (outbox, inbox) = Outbox::new(event_loop.handle());
-    let signals = supervisor::watch(&mut event_loop, signals, outbox.clone(), &ending);
+    let signals = supervisor::watch(&mut event_loop, signals, outbox.clone(), &ending)
+        .map_err(host("watch signals"))?;
     let api_counters: Arc<ApiCounters> = Arc::default();
     let is_measured = api.is_some();
     let bind = |api: Api| Server::bind(&api, outbox.clone(), api_counters.clone());

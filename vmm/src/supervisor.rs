@@ -22,18 +22,28 @@ const READY: u16 = 0;
 
 /// Adds the watchers of a process to `event_loop`: an end in `ending` wakes the loop, and signals go to `outbox`.
 /// Returns the latter one.
+///
+/// # Errors
+/// When the host cannot watch one of them.
 pub fn watch(
     event_loop: &mut EventLoop,
     signals: Signals,
     outbox: Outbox,
     ending: &Ending,
-) -> SourceId {
-    event_loop.add(Box::new(EndWatch(ending.clone())));
+) -> io::Result<SourceId> {
+    event_loop.add(Box::new(EndWatch(ending.clone())))?;
     watch_signals(event_loop, signals, outbox)
 }
 
 /// Sends `signals` to `outbox`.
-pub fn watch_signals(event_loop: &mut EventLoop, signals: Signals, outbox: Outbox) -> SourceId {
+///
+/// # Errors
+/// When the host cannot watch for them.
+pub fn watch_signals(
+    event_loop: &mut EventLoop,
+    signals: Signals,
+    outbox: Outbox,
+) -> io::Result<SourceId> {
     event_loop.add(Box::new(SignalWatch { signals, outbox }))
 }
 
@@ -72,7 +82,7 @@ fn deadline(
 ) -> io::Result<SourceId> {
     let mut timer = TimerFd::new()?;
     timer.reset(time, None)?;
-    Ok(event_loop.add(Box::new(Deadline { timer, reason, ending: ending.clone(), is_moot })))
+    event_loop.add(Box::new(Deadline { timer, reason, ending: ending.clone(), is_moot }))
 }
 
 /// Wakes the loop when an end is reported; the loop's owner looks at the reason.

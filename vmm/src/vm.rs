@@ -55,23 +55,35 @@ impl Microvm {
             devices: self.devices,
             controls: self.controls,
             iothreads: self.iothreads,
-            sources: self.sources.into_iter().map(|source| event_loop.add(source)).collect(),
+            sources: Vec::with_capacity(self.sources.len()),
             vm: self.vm,
         };
-        for setup in self.vcpus {
-            match VcpuHandle::start(setup) {
-                Ok(vcpu) => running.vcpus.push(vcpu),
-                Err(error) => {
-                    running.vcpus.iter().for_each(VcpuHandle::kick_to_stop);
-                    return Err(error);
-                }
-            }
+        let started = running.start_all(self.sources, self.vcpus, event_loop);
+        if let Err(error) = started {
+            running.vcpus.iter().for_each(VcpuHandle::kick_to_stop);
+            running.sources.drain(..).for_each(|source| event_loop.remove(source));
+            return Err(error);
         }
         Ok(running)
     }
 }
 
 impl RunningVm {
+    fn start_all(
+        &mut self,
+        sources: Vec<Box<dyn LoopSource>>,
+        vcpus: Vec<VcpuSetup>,
+        event_loop: &mut EventLoop,
+    ) -> io::Result<()> {
+        for source in sources {
+            self.sources.push(event_loop.add(source)?);
+        }
+        for setup in vcpus {
+            self.vcpus.push(VcpuHandle::start(setup)?);
+        }
+        Ok(())
+    }
+
     /// What can be changed while it runs.
     #[must_use]
     pub fn controls(&self) -> &Controls {

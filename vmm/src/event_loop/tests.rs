@@ -62,12 +62,33 @@ fn worker(handlers: Vec<Box<dyn QueueHandler>>) -> Worker {
 fn a_source_is_called_until_it_wants_no_more() {
     let mut event_loop = EventLoop::new().unwrap();
     let (source, fd, seen) = Counting::new(2);
-    event_loop.add(Box::new(source));
+    event_loop.add(Box::new(source)).unwrap();
     for _ in 0..4 {
         fd.write(1).unwrap();
         event_loop.run_for(0).unwrap();
     }
     assert_eq!(seen.load(Ordering::SeqCst), 2);
+}
+
+#[test]
+fn a_source_that_cannot_be_watched_is_refused() {
+    struct Unwatchable(std::fs::File);
+
+    impl LoopSource for Unwatchable {
+        fn interests(&self) -> Vec<Interest> {
+            vec![Interest::readable(self.0.as_raw_fd(), 0)]
+        }
+
+        fn handle(&mut self, _token: u16) -> Next {
+            Next::Keep
+        }
+    }
+
+    let mut event_loop = EventLoop::new().unwrap();
+    // A regular file is always ready, so that epoll does not take it.
+    let file = std::fs::File::open("/proc/self/exe").unwrap();
+    assert!(event_loop.add(Box::new(Unwatchable(file))).is_err());
+    event_loop.run_for(0).unwrap();
 }
 
 #[test]

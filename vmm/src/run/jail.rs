@@ -69,7 +69,8 @@ impl Session {
         if let Some(door) = self.jail.take() {
             let signals = Signals::watch_inside().map_err(host("watch signals"))?;
             self.event_loop.remove(door.signals);
-            supervisor::watch_signals(&mut self.event_loop, signals, door.outbox);
+            supervisor::watch_signals(&mut self.event_loop, signals, door.outbox)
+                .map_err(host("watch signals"))?;
         }
         self.serve_api()
     }

@@ -66,8 +66,14 @@ pub fn listen(path: &Path, queue: i32) -> Result<(UnixListener, SocketFile), Soc
         other => other,
     };
     let socket = bound.map_err(failed)?;
-    let identity = identity(path).map_err(failed)?;
-    Ok((socket, SocketFile { path: path.to_owned(), identity }))
+    match identity(path) {
+        Ok(identity) => Ok((socket, SocketFile { path: path.to_owned(), identity })),
+        Err(error) => {
+            // Nobody else can have put anything there since.
+            let _ = std::fs::remove_file(path);
+            Err(failed(error))
+        }
+    }
 }
 
 /// Connects to the socket at `path`; the stream is non-blocking.

@@ -21,7 +21,11 @@ pub(super) fn listen(path: &Path, queue: libc::c_int) -> io::Result<UnixListener
     // SAFETY: `address` is a complete sockaddr_un of `len` bytes with a terminated path.
     check(unsafe { libc::bind(fd, (&raw const address).cast(), len) })?;
     // SAFETY: listen takes a descriptor and a number.
-    check(unsafe { libc::listen(fd, queue) })?;
+    if let Err(error) = check(unsafe { libc::listen(fd, queue) }) {
+        // What was bound is a file that nobody else knows yet.
+        let _ = std::fs::remove_file(path);
+        return Err(error);
+    }
     Ok(socket.into())
 }
 
