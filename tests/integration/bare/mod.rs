@@ -7,6 +7,7 @@ mod boot;
 mod budgets;
 mod devices;
 mod ends;
+mod faults;
 mod hostile;
 mod io;
 mod jail;
@@ -42,6 +43,7 @@ pub fn tests() -> Vec<Trial> {
         jail::tests(),
         io::network_tests(),
         hostile::tests(),
+        faults::tests(),
         vsock::tests(),
         storage::tests(),
     ];
