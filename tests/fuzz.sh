@@ -39,11 +39,10 @@ fuzz() {
 
 # search TARGET: from the kept corpus on, and from what earlier searches have left.
 search() {
-    local name=$1 place=$work/$1 words=tests/fuzz/dictionaries/$1 options=() log
+    local name=$1 place=$work/$1 options=() log
     mkdir -p "$place/corpus"
     log=$place/log
     "$corpus" unpack "tests/fuzz/corpus/$name" "$place/corpus"
-    [[ ! -e $words ]] || options+=("-dict=$words")
     options+=("$bound" -max_len="$(length "$name")" -artifact_prefix="$place/" -print_final_stats=1)
     if ! fuzz "$name" "${options[@]}" "$place/corpus" >"$log" 2>&1; then
         grep -vE '^#[0-9]+' "$log" | tail -n 40
