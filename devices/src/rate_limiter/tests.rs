@@ -1,4 +1,5 @@
 use super::*;
+use crate::test_util::Random;
 
 /// A clock that stands still until it is told.
 #[derive(Clone)]
@@ -30,22 +31,10 @@ fn bandwidth(rate: Rate) -> Limits {
     Limits { bandwidth: Some(rate), ops: None }
 }
 
-/// Small numbers without a pattern, the same in every run (xorshift64).
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, limit: u64) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0 % limit
-    }
-
-    /// From 1 on, each length up to `bits` bits as likely as the others.
-    fn up_to_bits(&mut self, bits: u64) -> u64 {
-        let bits = 1 + self.below(bits);
-        1 + self.below(1 << bits)
-    }
+/// From 1 on, each length up to `bits` bits as likely as the others.
+fn up_to_bits(random: &mut Random, bits: u64) -> u64 {
+    let bits = 1 + random.below(bits);
+    1 + random.below(1 << bits)
 }
 
 #[test]
@@ -68,10 +57,10 @@ fn operations_are_counted_exactly() {
 /// Whatever comes when: what passed is never more than the bucket, the burst, what was earned, and one.
 #[test]
 fn no_more_passes_than_was_earned_and_in_the_long_run_no_less() {
-    let mut random = Random(1);
+    let mut random = Random::new(1);
     for _ in 0..300 {
-        let size = random.up_to_bits(40);
-        let refill = Duration::from_nanos(random.up_to_bits(34));
+        let size = up_to_bits(&mut random, 40);
+        let refill = Duration::from_nanos(up_to_bits(&mut random, 34));
         let burst = random.below(2) * random.below(size);
         let largest = 1 + random.below(2 * size);
         let start = Instant::now();

@@ -4,9 +4,11 @@
 
 mod driver;
 mod host;
+mod random;
 
 pub use driver::{Buffer, DriverQueue};
 pub use host::{FakeHost, Running};
+pub use random::Random;
 
 use std::io::{self, Write};
 use std::os::fd::OwnedFd;

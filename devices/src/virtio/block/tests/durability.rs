@@ -7,6 +7,7 @@ use std::io;
 
 use super::support::*;
 use crate::backend::disk::io::Op;
+use crate::test_util::Random;
 
 const SCRIPTS: u64 = 100;
 const REQUESTS: u64 = 240;
@@ -41,7 +42,7 @@ impl Model {
         }
         let index = random.below(u32::try_from(in_flight.len()).unwrap()) as usize;
         let (_, op) = in_flight[index];
-        if random.below(8) == 0 {
+        if random.one_in(8) {
             script.end(index, Err(io::Error::from_raw_os_error(libc::EINTR)));
             if op == Op::Sync {
                 self.syncs.remove(sync_position(&in_flight, index));
@@ -49,7 +50,7 @@ impl Model {
             return;
         }
         match op {
-            Op::Write { offset, len, .. } if random.below(4) == 0 && len > 512 => {
+            Op::Write { offset, len, .. } if random.one_in(4) && len > 512 => {
                 assert_eq!(offset % 1024, 0);
                 script.end(index, Ok(512));
             }
@@ -86,7 +87,7 @@ impl Waiting {
 }
 
 fn run_script(seed: u64, features: u64) -> u64 {
-    let mut random = Random(seed * 0x9e37_79b9 + 1);
+    let mut random = Random::new(seed * 0x9e37_79b9 + 1);
     let (mut rig, script) = Setup { features, ..Setup::default() }.start_scripted();
     let mut model = Model::default();
     let mut waiting: Vec<(Sent, Waiting)> = Vec::new();
@@ -95,9 +96,9 @@ fn run_script(seed: u64, features: u64) -> u64 {
     while sent < REQUESTS || !waiting.is_empty() {
         // The driver reuses descriptors in turn: five requests of three may lie behind the oldest.
         let oldest = waiting.first().map_or(sent, |(_, request)| request.number());
-        if sent < REQUESTS && sent < oldest + 5 && random.below(2) == 0 {
+        if sent < REQUESTS && sent < oldest + 5 && random.one_in(2) {
             let number = sent;
-            waiting.push(if random.below(3) == 0 {
+            waiting.push(if random.one_in(3) {
                 let answered_before = answered.clone();
                 (rig.send(FLUSH, 0, &[]), Waiting::Flush { number, answered_before })
             } else {

@@ -5,7 +5,7 @@ use std::process::Command;
 
 use super::support::*;
 use crate::backend::disk::io::Engine;
-use crate::test_util::{Buffer, skipped};
+use crate::test_util::{Buffer, Random, skipped};
 
 const STEPS: u32 = 80;
 /// Each of the requests that run at the same time has a part of the disk to itself.
@@ -50,7 +50,7 @@ fn every_engine_agrees_on_a_block_device() {
 fn agrees(setup: &Setup, seed: u64) {
     let mut rig = setup.start();
     rig.fill_disk(0, &[0; 1 << 20]);
-    let mut random = Random(seed);
+    let mut random = Random::new(seed);
     let mut model = vec![0_u8; 1 << 20];
     for step in 0..STEPS {
         let planned: Vec<_> =
@@ -81,14 +81,14 @@ fn plan(rig: &mut Rig, random: &mut Random, model: &mut [u8], part: u32, step: u
     // Not always aligned, so that direct transfers have to cope.
     let data = DATA + u64::from(part * 0x10_0000 + random.below(2) * random.below(4096));
     let covered = &mut model[offset..offset + len];
-    let kind = [IN, IN, OUT, OUT, OUT, WRITE_ZEROES, DISCARD][random.below(7) as usize];
+    let kind = random.of(&[IN, IN, OUT, OUT, OUT, WRITE_ZEROES, DISCARD]);
     let sent = match kind {
         IN => {
             rig.put(data, &vec![NONE; len]);
             rig.send(kind, u64::from(sector), &cut(random, data, len, true))
         }
         OUT => {
-            covered.fill_with(|| u8::try_from(random.below(256)).unwrap());
+            covered.fill_with(|| u8::try_from(random.below(256_u32)).unwrap());
             rig.put(data, covered);
             rig.send(kind, u64::from(sector), &cut(random, data, len, false))
         }

@@ -9,6 +9,7 @@ use vm_memory::{Bytes, GuestAddress};
 
 use super::support::*;
 use crate::backend::disk::io::Engine;
+use crate::test_util::Random;
 use crate::virtio::feature::EVENT_IDX;
 
 /// Far longer than any of this takes: a request that was not answered by then never will be.
@@ -30,7 +31,7 @@ fn no_request_is_lost_between_staying_and_leaving() {
                     thread::yield_now();
                 }
             });
-            let mut pause = Random(5);
+            let mut pause = Random::new(5);
             let lost = (1..=3000_u16).find(|&round| {
                 if round > 1 {
                     running.queues[0].offer(head);
@@ -50,8 +51,8 @@ fn no_request_is_lost_between_staying_and_leaving() {
                     thread::yield_now();
                 }
                 // Mostly at once, at times just when the device loses its patience.
-                if pause.below(8) == 0 {
-                    thread::sleep(Duration::from_micros(pause.below(40).into()));
+                if pause.one_in(8) {
+                    thread::sleep(Duration::from_micros(pause.below(40_u64)));
                 }
                 false
             });

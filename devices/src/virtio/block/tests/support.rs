@@ -379,15 +379,3 @@ impl Drop for ScriptedIo {
         self.script.lock().dropped += 1;
     }
 }
-
-/// Small numbers without a pattern, the same in every run (xorshift64).
-pub(super) struct Random(pub(super) u64);
-
-impl Random {
-    pub(super) fn below(&mut self, limit: u32) -> u32 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        u32::try_from(self.0 % u64::from(limit)).unwrap()
-    }
-}

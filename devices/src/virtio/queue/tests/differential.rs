@@ -8,38 +8,11 @@ use vm_memory::{Bytes, GuestAddress};
 
 use super::*;
 use crate::memory::is_ram;
+use crate::test_util::Random;
 
 const SIZE: u16 = 16;
 /// Queue, buffers and indirect tables of the driver.
 const QUEUE_LEN: usize = 0x4000;
-
-/// Marsaglia's xorshift64: the same sequence at every run.
-struct Random(u64);
-
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0
-    }
-
-    fn below(&mut self, limit: u64) -> u64 {
-        self.next() % limit
-    }
-
-    fn small(&mut self, limit: u16) -> u16 {
-        u16::try_from(self.below(limit.into())).unwrap()
-    }
-
-    fn one_in(&mut self, n: u64) -> bool {
-        self.below(n) == 0
-    }
-
-    fn of<T: Copy>(&mut self, choices: &[T]) -> T {
-        choices[usize::try_from(self.below(choices.len() as u64)).unwrap()]
-    }
-}
 
 struct Pair {
     ours: Bench,
@@ -65,7 +38,7 @@ impl Pair {
         other.set_ready(true);
         let other_memory = guest_memory(RAM);
         assert!(other.is_valid(&other_memory));
-        Self { ours, other, other_memory, random: Random(seed), has_event_idx, has_indirect }
+        Self { ours, other, other_memory, random: Random::new(seed), has_event_idx, has_indirect }
     }
 
     fn memory(&self) -> &GuestMemory {
@@ -75,22 +48,22 @@ impl Pair {
     /// A table of descriptors of which most are right.
     fn fill_table(&mut self, table: u64, size: u16, may_enter: bool) {
         let random = &mut self.random;
-        let writable_from = random.small(size + 1);
+        let writable_from = random.below(size + 1);
         for index in 0..size {
             let is_last = random.one_in(3) || index + 1 == size;
             let mut flags = if is_last { 0 } else { NEXT };
             if index >= writable_from || random.one_in(100) {
                 flags |= WRITE;
             }
-            let mut len = u32::from(1 + random.small(512));
+            let mut len = 1 + random.below(512_u32);
             let mut address = random.of(&[BUFFER, BUFFER + 0x1000, 0, RAM as u64 - 1024]);
-            let mut next = if random.one_in(50) { random.small(size + 2) } else { index + 1 };
+            let mut next = if random.one_in(50) { random.below(size + 2) } else { index + 1 };
             if random.one_in(12) && may_enter {
-                (address, len) = (TABLE, 16 * u32::from(1 + random.small(8)));
+                (address, len) = (TABLE, 16 * (1 + random.below(8_u32)));
                 flags = INDIRECT;
             }
             if random.one_in(100) {
-                match random.below(5) {
+                match random.below(5_u32) {
                     0 => len = 0,
                     1 => len = random.of(&[u32::MAX, 1 << 31, 24]),
                     2 => address = random.of(&[RAM as u64, RAM as u64 - 1, u64::MAX - 8]),
@@ -111,15 +84,15 @@ impl Pair {
         self.fill_table(TABLE, 8, false);
         let free = SIZE - self.pending();
         for _ in 0..self.random.below(u64::from(free) + 1) {
-            let head = if self.random.one_in(100) { SIZE } else { self.random.small(SIZE) };
+            let head = if self.random.one_in(100) { SIZE } else { self.random.below(SIZE) };
             self.ours.driver.offer(head);
         }
         if self.has_event_idx {
             let used = self.ours.queue.position().next_used;
-            let event = used.wrapping_add(self.random.small(6)).wrapping_sub(2);
+            let event = used.wrapping_add(self.random.below(6_u16)).wrapping_sub(2);
             self.ours.driver.set_used_event(event);
         } else {
-            self.ours.driver.set_avail_flags(self.random.small(2));
+            self.ours.driver.set_avail_flags(self.random.below(2_u16));
         }
         self.copy_to_other();
     }
@@ -151,7 +124,7 @@ impl Pair {
                     (Ok(false), None) => break,
                     (Ok(true), Some((head, descriptors))) => {
                         self.compare(&chain, head, &descriptors);
-                        let written = u32::from(self.random.small(100));
+                        let written = self.random.below(100_u32);
                         self.ours.queue.push(head, written).unwrap();
                         self.other.add_used(&self.other_memory, head, written).unwrap();
                     }

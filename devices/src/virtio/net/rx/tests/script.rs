@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 
 use super::super::super::tests::fake::{BUFFERS, FakeCard, frame};
 use super::{MERGEABLE, SEGMENTING};
-use crate::test_util::Buffer;
+use crate::test_util::{Buffer, Random};
 use crate::virtio::feature::EVENT_IDX;
 
 #[test]
@@ -18,7 +18,7 @@ fn random_scripts_lose_and_invent_nothing() {
 struct Script {
     card: FakeCard,
     features: u64,
-    random: u64,
+    random: Random,
     /// Frames that arrived and were not seen yet, oldest first.
     expected: VecDeque<Vec<u8>>,
     /// Posted buffers, oldest first: head and segments.
@@ -33,7 +33,7 @@ impl Script {
         Self {
             card: FakeCard::new(features),
             features,
-            random: seed.wrapping_mul(0x9e37_79b9_7f4a_7c15),
+            random: Random::new(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15)),
             expected: VecDeque::new(),
             posted: VecDeque::new(),
             descriptors: 0,
@@ -41,10 +41,7 @@ impl Script {
     }
 
     fn below(&mut self, limit: u64) -> u64 {
-        self.random ^= self.random << 13;
-        self.random ^= self.random >> 7;
-        self.random ^= self.random << 17;
-        self.random % limit
+        self.random.below(limit)
     }
 
     fn run(mut self) {
