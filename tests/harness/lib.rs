@@ -17,6 +17,7 @@ pub mod openapi;
 pub mod openmetrics;
 pub mod puppet;
 pub mod random;
+pub mod samples;
 pub mod scratch;
 pub mod terminal;
 pub mod transcript;

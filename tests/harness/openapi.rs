@@ -139,7 +139,8 @@ fn has_type(name: &str, value: &Value) -> bool {
     }
 }
 
-fn resolve(value: &'static Value) -> &'static Value {
+/// What `value` refers to, if it is a reference.
+pub(crate) fn resolve(value: &'static Value) -> &'static Value {
     match value.get("$ref").and_then(Value::as_str) {
         Some(place) => document().pointer(&place[1..]).unwrap_or_else(|| panic!("{place}")),
         None => value,

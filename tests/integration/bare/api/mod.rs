@@ -1,5 +1,6 @@
 //! The HTTP API with a bare-metal guest.
 
+mod arbitrary;
 mod clients;
 mod devices;
 mod ends;
@@ -20,6 +21,7 @@ const FREE: u32 = 0x20_0000;
 /// All of them.
 pub fn tests() -> Vec<Trial> {
     let lists = [
+        arbitrary::tests(),
         phases::tests(),
         same::tests(),
         ends::tests(),
