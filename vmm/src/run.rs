@@ -124,12 +124,19 @@ pub struct Ended {
     pub machine: Option<RunningVm>,
 }
 
+/// Memory in bytes of a machine that the API describes, when nothing is said: Firecracker's default.
+const API_MEMORY_DEFAULT: u64 = 128 << 20;
+
 /// Runs `launch` until the machine ends.
 ///
 /// # Errors
 /// [`RunError`] when it cannot be started (or started again).
 pub fn run(launch: Launch) -> Result<Ended, RunError> {
     let Launch { mut config, plan, api, jail, begun } = launch;
+    if plan.is_none() {
+        // Whoever tells a machine by the API what to be expects Firecracker's.
+        config.memory_bytes.get_or_insert(API_MEMORY_DEFAULT);
+    }
     let said = plan.as_ref().and_then(|plan| plan.metadata.as_ref());
     let (path, limit) = match said {
         Some(said) => (said.path.clone(), Some(said.size_limit)),

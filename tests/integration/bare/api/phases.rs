@@ -11,6 +11,7 @@ crate::suite::tests! { "bare::api::phases" needs &[Need::Kvm];
     from_nothing_to_the_end,
     every_phase_has_its_requests,
     refusals_leave_everything_as_it_was,
+    what_is_not_said_is_firecracker_s_default,
     a_start_that_fails_can_be_tried_again,
     reset_keeps_the_machine_and_forgets_its_memory,
 }
@@ -122,6 +123,18 @@ fn every_phase_has_its_requests() {
         let again = api.request("PUT", "/actions", r#"{"action_type": "InstanceStart"}"#);
         again.refused("after_start");
     }
+    machine.kill();
+    std::fs::remove_file(scratch.join("api.sock")).unwrap();
+}
+
+fn what_is_not_said_is_firecracker_s_default() {
+    let scratch = Scratch::new();
+    let (machine, api) = bare(&scratch, &[]);
+    let config = api.get("/machine-config");
+    assert_eq!((&config["vcpu_count"], &config["mem_size_mib"]), (&json!(1), &json!(128)));
+    drop(machine);
+    let (machine, api) = bare(&scratch, &["--memory", "64M"]);
+    assert_eq!(api.get("/machine-config")["mem_size_mib"], 64, "flags count");
     machine.kill();
     std::fs::remove_file(scratch.join("api.sock")).unwrap();
 }
