@@ -24,6 +24,13 @@ impl Counter {
     pub fn add(&self, n: u64) {
         self.0.store(self.get().wrapping_add(n), Ordering::Relaxed);
     }
+
+    /// Adds one and returns the new number.
+    #[inline]
+    pub fn increment(&self) -> u64 {
+        self.add(1);
+        self.get()
+    }
 }
 
 /// Bounds of the buckets that times are counted in: 1, 2, 4... microseconds, up to 8 seconds.
@@ -59,6 +66,18 @@ impl Times {
             self.longest_ns.store(ns, Ordering::Relaxed);
         }
     }
+
+    /// What they are at this moment.
+    #[must_use]
+    pub fn read(&self) -> TimeCounts {
+        let time = |ns: &AtomicU64| Duration::from_nanos(ns.load(Ordering::Relaxed));
+        TimeCounts {
+            buckets: self.buckets.each_ref().map(Counter::get),
+            sum: time(&self.sum_ns),
+            shortest: time(&self.shortest_ns).saturating_sub(Duration::from_nanos(1)),
+            longest: time(&self.longest_ns),
+        }
+    }
 }
 
 /// What [`Times`] were at some moment.
@@ -82,63 +101,56 @@ impl TimeCounts {
     }
 }
 
-/// Something that is counted and can be read.
-pub trait Live {
-    /// What is read.
-    type Value;
-
-    /// How it is at this moment.
-    fn read(&self) -> Self::Value;
+/// Numbers that have names, as they were at some moment.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Numbers {
+    names: &'static str,
+    values: Vec<u64>,
 }
 
-impl Live for Counter {
-    type Value = u64;
+impl Numbers {
+    /// `values` with `names` in the same order, which have spaces between them.
+    #[inline(never)]
+    #[must_use]
+    pub fn new(names: &'static str, values: &[u64]) -> Self {
+        Self { names, values: values.to_vec() }
+    }
 
-    fn read(&self) -> u64 {
-        self.get()
+    /// What `counters` are at this moment.
+    #[inline(never)]
+    #[must_use]
+    pub fn read(names: &'static str, counters: &[&Counter]) -> Self {
+        Self { names, values: counters.iter().map(|counter| counter.get()).collect() }
+    }
+
+    /// The number called `name`.
+    #[inline(never)]
+    #[must_use]
+    pub fn get(&self, name: &str) -> Option<u64> {
+        let place = self.names.split_ascii_whitespace().position(|it| it == name)?;
+        self.values.get(place).copied()
     }
 }
 
-impl Live for Times {
-    type Value = TimeCounts;
-
-    fn read(&self) -> TimeCounts {
-        let time = |ns: &AtomicU64| Duration::from_nanos(ns.load(Ordering::Relaxed));
-        TimeCounts {
-            buckets: self.buckets.each_ref().map(Counter::get),
-            sum: time(&self.sum_ns),
-            shortest: time(&self.shortest_ns).saturating_sub(Duration::from_nanos(1)),
-            longest: time(&self.longest_ns),
-        }
-    }
-}
-
-/// Defines a structure of things that are counted, and one of plain numbers that reading it gives.
+/// Defines a structure of [`Counter`]s, and how it is read.
 #[macro_export]
 macro_rules! counters {
     (
         $(#[$meta:meta])*
-        $vis:vis struct $live:ident => $plain:ident { $($(#[$doc:meta])* $field:ident: $kind:ty,)+ }
+        $vis:vis struct $name:ident { $($(#[$doc:meta])* $field:ident,)+ }
     ) => {
         $(#[$meta])*
         #[derive(Debug, Default)]
-        $vis struct $live {
-            $($(#[$doc])* pub $field: $kind,)+
+        $vis struct $name {
+            $($(#[$doc])* pub $field: $crate::metrics::Counter,)+
         }
 
-        $(#[$meta])*
-        ///
-        /// As they were at some moment.
-        #[derive(Debug, Clone, Default, PartialEq, Eq)]
-        $vis struct $plain {
-            $($(#[$doc])* pub $field: <$kind as $crate::metrics::Live>::Value,)+
-        }
-
-        impl $crate::metrics::Live for $live {
-            type Value = $plain;
-
-            fn read(&self) -> $plain {
-                $plain { $($field: $crate::metrics::Live::read(&self.$field),)+ }
+        impl $name {
+            /// What they are at this moment, by the names of the fields.
+            #[must_use]
+            $vis fn read(&self) -> $crate::metrics::Numbers {
+                let names = concat!($(stringify!($field), " "),+);
+                $crate::metrics::Numbers::read(names, &[$(&self.$field),+])
             }
         }
     };

@@ -50,6 +50,8 @@ mod with_kvm {
         disk_in_use,
         console_mistakes,
         log_goes_to_a_file,
+        log_of_a_module_with_its_origin,
+        boot_time_is_logged,
         too_few_descriptors,
     }
 }
@@ -511,6 +513,40 @@ fn log_goes_to_a_file() {
     let text = fs::read_to_string(&log).unwrap();
     assert!(text.contains("power button") && text.contains("my-vm"), "{text}");
     expect_not_started(&["--log-path", "/nowhere/log"], &["/nowhere/log", "No such file"]);
+}
+
+fn log_of_a_module_with_its_origin() {
+    let scratch = Scratch::new();
+    let log = scratch.join("log");
+    let run = |module: &str, how: &[&str]| {
+        let logger = serde_json::json!({
+            "log_path": log, "level": "Info", "show_log_origin": true, "module": module
+        });
+        let config = scratch.file("vm.json", serde_json::json!({"logger": logger}).to_string());
+        let flags = ["--grace", "1ms", "--config-file"];
+        let vmm = Vmm::puppet("").args(how).args(flags).arg(config);
+        let machine = harness::Puppet::start(vmm).release();
+        machine.signal(libc::SIGTERM);
+        machine.expect_exit(143);
+        fs::read_to_string(&log).unwrap()
+    };
+    let text = run("vmm::supervisor", &[]);
+    assert!(text.contains("INFO vmm/src/supervisor.rs:"), "{text}");
+    assert_eq!(run("vmm::api", &[]), text, "nothing is logged there");
+    let more = run("vmm::api", &["--module", "vmm"]);
+    assert!(more.len() > text.len(), "a flag goes before the file: {more}");
+}
+
+fn boot_time_is_logged() {
+    for (flags, expected) in
+        [(&["--boot-timer"][..], true), (&["--level", "info"], true), (&["--level", "warn"], false)]
+    {
+        let mut machine = harness::Puppet::start(Vmm::puppet("").args(flags)).release();
+        machine.send("w 1 c0000000 7b\nw 1 c0000000 7b\no 1 f4 0\n");
+        let end = machine.expect_exit(0);
+        let lines = end.stderr.lines().filter(|line| line.contains("Guest-boot-time = "));
+        assert_eq!(lines.count(), usize::from(expected), "{flags:?}\n{}", end.story());
+    }
 }
 
 /// Wherever the descriptors run out, the answer is one line, not a crash and not a hang.

@@ -18,6 +18,29 @@ pub struct BootTime {
     pub processor: Duration,
 }
 
+/// What a launcher tells of the times before this process began.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LauncherTimes {
+    /// When it began, by the clock that all processes share.
+    pub began: Duration,
+    /// How much processor time this process had used by then, as it says.
+    pub processor_began: Duration,
+    /// How much the launcher used itself.
+    pub own_processor: Duration,
+}
+
+impl LauncherTimes {
+    /// How long it took from there until now.
+    #[must_use]
+    pub fn until_now(self) -> BootTime {
+        let processor = clock::process_time().saturating_sub(self.processor_began);
+        BootTime {
+            wall: clock::monotonic().saturating_sub(self.began),
+            processor: processor.saturating_add(self.own_processor),
+        }
+    }
+}
+
 static TIMER: Mutex<Timer> = Mutex::new(Timer { begun: None, took: None });
 
 struct Timer {
@@ -76,6 +99,17 @@ mod tests {
             processor: Duration::from_micros(1_456),
         };
         assert_eq!(line(took), "Guest-boot-time = 279446 us 279 ms,   1456 CPU us 1 CPU ms");
+    }
+
+    #[test]
+    fn a_launchers_time_is_added() {
+        let launcher = LauncherTimes {
+            began: clock::monotonic().saturating_sub(Duration::from_secs(2)),
+            processor_began: Duration::ZERO,
+            own_processor: Duration::from_secs(5),
+        };
+        let took = launcher.until_now();
+        assert!(took.wall >= Duration::from_secs(2) && took.processor > Duration::from_secs(5));
     }
 
     #[test]

@@ -27,7 +27,8 @@ use crate::api::{Api, ApiSocket, BODY_LIMIT};
 use crate::config::{
     BalloonConfig, BootProtocol, CmdlineConfig, ConfigError, ConsoleTarget, CpuTemplateConfig,
     CpusConfig, DiskConfig, EventSink, IoThread, JailConfig, MemoryConfig, MetadataConfig,
-    NetConfig, OnReboot, Plan, Ready, VmConfig, VsockConfig, parse_duration, parse_level,
+    MetricsConfig, NetConfig, OnReboot, Plan, Ready, VmConfig, VsockConfig, parse_duration,
+    parse_level,
 };
 
 /// What the user wants of this process.
@@ -301,6 +302,9 @@ flags! {
         /// Write what happens to the machine as lines of JSON: PATH or fd=N
         #[arg(long, value_name = "SINK")]
         events: Option<EventSink>,
+        /// Append what is counted to this file or FIFO every minute, as Firecracker's lines of JSON
+        #[arg(long, value_name = "PATH")]
+        metrics_path: Option<PathBuf>,
     }
 }
 
@@ -467,6 +471,9 @@ impl Args {
                 on_reboot: run.on_reboot,
                 log_path: run.log_path,
                 level: run.level,
+                log_origin: firecracker.show_log_origin.then_some(true),
+                log_module: firecracker.module.clone(),
+                metrics: control.metrics_path.map(MetricsConfig::to),
             },
             config_file: run.config_file,
             api,

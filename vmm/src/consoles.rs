@@ -9,11 +9,13 @@ use devices::backend::console::{
 };
 use devices::backend::socket::SocketFile;
 use devices::event::Interest;
+use devices::metrics::Numbers;
 
 use crate::config::{ConsoleTarget, Plan};
 use crate::end::{EndReason, Ending};
 use crate::event_loop::{EventLoop, LoopSource, Next, SourceId};
 use crate::events;
+use crate::metrics::Snapshot;
 use crate::readiness::Patterns;
 
 /// How long slow readers get for the rest of the output when the machine has ended.
@@ -90,15 +92,18 @@ impl Consoles {
         String::from_utf8_lossy(&all).into_owned()
     }
 
-    /// What went through each, by the name of the device or, where both share one, of the terminal.
-    #[must_use]
-    pub fn counts(&self) -> Vec<(&'static str, ConsoleCounters)> {
+    /// Writes down what went through each, by the name of the device or, where both share one, of the terminal.
+    pub fn count_into(&self, snapshot: &mut Snapshot) {
         let names: &[_] = match (&self.serial, &self.virtio, self.open.len()) {
             (Some(_), Some(_), 1) => &["terminal"],
             (Some(_), _, _) => &["serial", "console"],
             _ => &["console"],
         };
-        names.iter().copied().zip(self.open.iter().map(Console::counters)).collect()
+        for (name, console) in names.iter().zip(&self.open) {
+            let ConsoleCounters { output, lost, input } = console.counters();
+            let numbers = Numbers::new("output lost input", &[output, lost, input]);
+            snapshot.push("console", &[("console", name)], numbers, Vec::new());
+        }
     }
 
     /// Where the serial port leads to.

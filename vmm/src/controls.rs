@@ -7,13 +7,17 @@ use std::sync::Arc;
 
 use devices::legacy::serial::SerialCounters;
 use devices::metadata::MetadataStore;
-use devices::metrics::Live;
+use devices::metrics::Numbers;
+use devices::rate_limiter::Limiter;
 use devices::virtio::balloon::BalloonControl;
 use devices::virtio::block::BlockControl;
 use devices::virtio::net::NetControl;
 use devices::virtio::{rng, vsock};
 
-use crate::metrics::{Balloon, Disk, Net, Snapshot};
+use crate::metrics::Snapshot;
+
+/// A page of a balloon (virtio 1.3, 5.5.6), as a shift.
+const BALLOON_PAGE_SHIFT: u32 = 12;
 
 /// The handles of a machine's devices. They may be used from any thread and never wait for the guest.
 #[derive(Clone, Default)]
@@ -53,29 +57,36 @@ impl Controls {
     }
 
     /// Writes down what the devices have counted.
+    #[inline(never)]
     pub fn count_into(&self, snapshot: &mut Snapshot) {
-        let disk = |(id, control): &(String, BlockControl)| Disk {
-            id: id.clone(),
-            throttled: control.limiter().closures(),
-            queues: control.counts(),
-        };
-        let net = |(id, control): &(String, NetControl)| Net {
-            id: id.clone(),
-            rx_throttled: control.rx_limiter().closures(),
-            tx_throttled: control.tx_limiter().closures(),
-            counts: control.counts(),
-        };
-        let balloon = |control: &BalloonControl| Balloon {
-            target_pages: control.target_pages(),
-            actual_pages: control.actual_pages(),
-            counts: control.counters(),
-        };
-        snapshot.disks = self.disks.iter().map(disk).collect();
-        snapshot.nets = self.nets.iter().map(net).collect();
-        snapshot.balloon = self.balloon.as_ref().map(balloon);
-        snapshot.vsock = self.vsock.as_ref().map(|counters| counters.read());
-        snapshot.rng = self.rng.as_ref().map(|counters| counters.read());
-        snapshot.serial = self.serial.as_ref().map(|counters| counters.read());
+        for (id, control) in &self.disks {
+            for (queue, counts) in control.counts().into_iter().enumerate() {
+                let queue = queue.to_string();
+                let labels = [("disk", id.as_str()), ("queue", &queue)];
+                snapshot.push("disk", &labels, counts.numbers, counts.times);
+            }
+            add_limiter(snapshot, id, "both", control.limiter());
+        }
+        for (id, control) in &self.nets {
+            snapshot.push("net", &[("net", id)], control.counts(), Vec::new());
+            add_limiter(snapshot, id, "rx", control.rx_limiter());
+            add_limiter(snapshot, id, "tx", control.tx_limiter());
+        }
+        if let Some(balloon) = &self.balloon {
+            let bytes = |pages: u32| u64::from(pages) << BALLOON_PAGE_SHIFT;
+            let sizes = [bytes(balloon.target_pages()), bytes(balloon.actual_pages())];
+            snapshot.add("balloon", Numbers::new("target actual", &sizes));
+            snapshot.add("inflation", balloon.counters().numbers());
+        }
+        if let Some(vsock) = &self.vsock {
+            snapshot.add("vsock", vsock.read());
+        }
+        if let Some(rng) = &self.rng {
+            snapshot.add("rng", rng.read());
+        }
+        if let Some(serial) = &self.serial {
+            snapshot.add("serial", serial.read());
+        }
     }
 
     pub(crate) fn set_vsock(&mut self, counters: Arc<vsock::Counters>) {
@@ -105,6 +116,12 @@ impl Controls {
     pub(crate) fn add_net(&mut self, id: &str, control: NetControl) {
         self.nets.push((id.to_owned(), control));
     }
+}
+
+#[inline(never)]
+fn add_limiter(snapshot: &mut Snapshot, id: &str, direction: &str, limiter: &Limiter) {
+    let numbers = Numbers::new("closures", &[limiter.closures()]);
+    snapshot.push("limiter", &[("device", id), ("direction", direction)], numbers, Vec::new());
 }
 
 #[cfg(test)]

@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use devices::counters;
 use devices::event::{EventSet, Interest};
-use devices::metrics::{Counter, Live};
+use devices::metrics::Numbers;
 use devices::virtio::device::Worker;
 use event_manager::{
     EventManager, EventOps, Events, MutEventSubscriber, RemoteEndpoint, SubscriberOps,
@@ -41,11 +41,11 @@ pub enum Next {
 
 counters! {
     /// What a loop counts.
-    pub struct LoopCounters => LoopCounts {
+    pub struct LoopCounters {
         /// How often it stopped waiting.
-        wakeups: Counter,
+        wakeups,
         /// Descriptors that were ready and served.
-        events: Counter,
+        events,
     }
 }
 
@@ -124,7 +124,7 @@ pub struct LoopHandle {
 impl LoopHandle {
     /// What the loop has counted.
     #[must_use]
-    pub fn counts(&self) -> LoopCounts {
+    pub fn counts(&self) -> Numbers {
         self.counters.read()
     }
 

@@ -16,6 +16,8 @@ use crate::end::EndReason;
 
 /// Lines that are kept for readers.
 const KEPT: usize = 256;
+/// Time between two events about one throttled device.
+const THROTTLED_EVERY: Duration = Duration::from_secs(1);
 /// Bytes that wait for a sink.
 const SINK_MAX: usize = 64 << 10;
 
@@ -44,6 +46,13 @@ pub enum Event {
     Panic {
         /// The last lines of its consoles.
         console: String,
+    },
+    /// A device has used up what its limits allow, and stands still for a while.
+    Throttled {
+        /// The device.
+        device: String,
+        /// How often since the last event of this kind; there is one in a second at most.
+        count: u64,
     },
     /// A driver broke the protocol of its device, which waits for a reset.
     DeviceFailed {
@@ -82,6 +91,48 @@ impl Exit {
     #[must_use]
     pub fn new(reason: &EndReason, detail: String) -> Self {
         Self { reason: reason.word(), code: reason.exit_code().code(), detail }
+    }
+}
+
+/// Makes few events of the many times that a device is throttled.
+pub struct Throttling {
+    device: String,
+    state: Mutex<Throttled>,
+}
+
+#[derive(Default)]
+struct Throttled {
+    told_at: Option<Instant>,
+    /// How often since then.
+    count: u64,
+}
+
+impl Throttling {
+    /// Of the device called `device`, which was not throttled yet.
+    #[must_use]
+    pub fn of(device: &str) -> Self {
+        Self { device: device.to_owned(), state: Mutex::default() }
+    }
+
+    /// It was, once more.
+    pub fn happened(&self) {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(count) = state.add(Instant::now()) {
+            drop(state);
+            emit(Event::Throttled { device: self.device.clone(), count });
+        }
+    }
+}
+
+impl Throttled {
+    /// One more at `now`; `Some` when it is to be told, with how often it happened.
+    fn add(&mut self, now: Instant) -> Option<u64> {
+        self.count += 1;
+        let is_due = self.told_at.is_none_or(|at| now.duration_since(at) >= THROTTLED_EVERY);
+        is_due.then(|| {
+            self.told_at = Some(now);
+            std::mem::take(&mut self.count)
+        })
     }
 }
 

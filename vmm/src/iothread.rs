@@ -11,7 +11,8 @@ use std::thread::{Builder, JoinHandle};
 use crate::affinity::CpuSet;
 use crate::config::IoThread;
 use crate::end::{EndReason, Ending};
-use crate::event_loop::{EventLoop, LoopCounts, LoopHandle};
+use crate::event_loop::{EventLoop, LoopHandle};
+use crate::metrics::Snapshot;
 
 /// The threads of a machine. Dropped, they end; whatever is on their loops must be gone by then.
 #[derive(Default)]
@@ -48,10 +49,11 @@ impl IoThreads {
         Ok(threads)
     }
 
-    /// What the loop of each has counted, by its name.
-    #[must_use]
-    pub fn counts(&self) -> Vec<(String, LoopCounts)> {
-        self.running.iter().map(|thread| (thread.id.clone(), thread.on.counts())).collect()
+    /// Writes down what the loops have counted.
+    pub fn count_into(&self, snapshot: &mut Snapshot) {
+        for thread in &self.running {
+            snapshot.push("loop", &[("loop", &thread.id)], thread.on.counts(), Vec::new());
+        }
     }
 
     /// The loop of thread `id`.

@@ -10,10 +10,12 @@ use std::io::{self, Write};
 use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, OnceLock, PoisonError, RwLock};
+use std::sync::{Mutex, OnceLock, PoisonError, RwLock, RwLockReadGuard};
 use std::time::{Duration, Instant};
 
-use log::{LevelFilter, Log, Metadata, Record};
+use log::{Log, Metadata, Record};
+
+use crate::config::LogPlan;
 
 /// Lines per [`WINDOW`]; enough for any honest start-up, too little for a guest to fill a disk with.
 const LINES: u32 = 100;
@@ -33,20 +35,22 @@ pub struct LogError {
 
 static LOGGER: OnceLock<Logger> = OnceLock::new();
 
-/// Which lines are written, besides those of a level, and what they show.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Lines {
-    /// Each line names the place in the source that it comes from.
-    pub origin: bool,
-    /// Only lines of this module and those inside it are written.
-    pub module: Option<String>,
-}
-
 struct Logger {
     id: String,
-    lines: Lines,
-    file: RwLock<Option<File>>,
+    sink: RwLock<Sink>,
+    /// The line about a guest's boot is written whatever the level is.
+    boot_time: bool,
     limit: Mutex<Limit>,
+}
+
+/// Where lines go, and which do.
+struct Sink {
+    /// Standard error without one.
+    file: Option<File>,
+    /// Each line names the place in the source that it comes from.
+    origin: bool,
+    /// Only lines of this module and those inside it are written.
+    module: Option<String>,
 }
 
 struct Limit {
@@ -58,38 +62,35 @@ struct Limit {
     lost: u64,
 }
 
-/// Installs the logger; lines carry `id`, so that many machines can share a sink.
+/// Installs the logger; lines carry `id`, so that many machines can share a sink. With `boot_time` the line about a
+/// guest's boot is written whatever the level is.
 ///
 /// # Errors
 /// [`LogError`] when the file at `path` cannot be opened for appending.
-pub fn install(
-    id: &str,
-    path: Option<&Path>,
-    level: LevelFilter,
-    lines: Lines,
-) -> Result<(), LogError> {
-    let file = RwLock::new(path.map(open).transpose()?);
+pub fn install(id: &str, plan: &LogPlan, boot_time: bool) -> Result<(), LogError> {
+    let file = plan.path.as_deref().map(open).transpose()?;
+    let sink = RwLock::new(Sink { file, origin: plan.origin, module: plan.module.clone() });
     let limit = Mutex::new(Limit { since: Instant::now(), lines: 0, dropped: 0, lost: 0 });
-    let logger = LOGGER.get_or_init(|| Logger { id: id.to_owned(), lines, file, limit });
+    let logger = LOGGER.get_or_init(|| Logger { id: id.to_owned(), sink, boot_time, limit });
     // A second logger can only be installed by a second call, which does not exist.
     if log::set_logger(logger).is_ok() {
-        log::set_max_level(level);
+        log::set_max_level(plan.level);
     }
     Ok(())
 }
 
-/// Sends lines elsewhere from now on, where something is said.
+/// Sends other lines, or to elsewhere, from now on. What is open stays so.
 ///
 /// # Errors
 /// As [`install`]; nothing changes then.
-pub fn redirect(path: Option<&Path>, level: Option<LevelFilter>) -> Result<(), LogError> {
-    let file = path.map(open).transpose()?;
-    if let (Some(logger), Some(file)) = (LOGGER.get(), file) {
-        *logger.file.write().unwrap_or_else(PoisonError::into_inner) = Some(file);
+pub fn redirect(plan: &LogPlan) -> Result<(), LogError> {
+    let file = plan.path.as_deref().map(open).transpose()?;
+    if let Some(logger) = LOGGER.get() {
+        let mut sink = logger.sink.write().unwrap_or_else(PoisonError::into_inner);
+        sink.file = file.or_else(|| sink.file.take());
+        (sink.origin, sink.module) = (plan.origin, plan.module.clone());
     }
-    if let Some(level) = level {
-        log::set_max_level(level);
-    }
+    log::set_max_level(plan.level);
     Ok(())
 }
 
@@ -99,9 +100,14 @@ pub fn lost() -> u64 {
     LOGGER.get().map_or(0, |it| it.limit.lock().unwrap_or_else(PoisonError::into_inner).lost)
 }
 
-/// Writes how long a guest took to boot, at the level at which Firecracker does.
+/// Writes how long a guest took to boot: at the level at which Firecracker does, or whenever that was asked for.
 pub fn boot_time(line: &str) {
-    log::info!("{line}");
+    match LOGGER.get() {
+        Some(logger) if logger.boot_time => {
+            logger.write(&format!("vmm[{}] INFO {line}\n", logger.id));
+        }
+        _ => log::info!("{line}"),
+    }
 }
 
 fn open(path: &Path) -> Result<File, LogError> {
@@ -117,9 +123,7 @@ fn open(path: &Path) -> Result<File, LogError> {
 
 impl Log for Logger {
     fn enabled(&self, metadata: &Metadata<'_>) -> bool {
-        let module = self.lines.module.as_deref();
-        metadata.level() <= log::max_level()
-            && module.is_none_or(|module| metadata.target().starts_with(module))
+        metadata.level() <= log::max_level() && self.sink().admits(metadata.target())
     }
 
     fn log(&self, record: &Record<'_>) {
@@ -134,7 +138,7 @@ impl Log for Logger {
             self.write(&format!("vmm[{}] WARN {dropped} log lines left out\n", self.id));
         }
         let origin = match (record.file(), record.line()) {
-            (Some(file), Some(line)) if self.lines.origin => format!(" {file}:{line}"),
+            (Some(file), Some(line)) if self.sink().origin => format!(" {file}:{line}"),
             _ => String::new(),
         };
         self.write(&format!("vmm[{}] {}{origin} {}\n", self.id, record.level(), record.args()));
@@ -143,12 +147,25 @@ impl Log for Logger {
     fn flush(&self) {}
 }
 
+impl Sink {
+    /// Whether a line of the module `target` is written.
+    fn admits(&self, target: &str) -> bool {
+        let Some(module) = self.module.as_deref() else { return true };
+        let rest = target.strip_prefix(module);
+        rest.is_some_and(|rest| module.is_empty() || rest.is_empty() || rest.starts_with("::"))
+    }
+}
+
 impl Logger {
+    fn sink(&self) -> RwLockReadGuard<'_, Sink> {
+        self.sink.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn write(&self, line: &str) {
-        let file = self.file.read().unwrap_or_else(PoisonError::into_inner);
-        let fd = file.as_ref().map_or(libc::STDERR_FILENO, AsRawFd::as_raw_fd);
+        let sink = self.sink();
+        let fd = sink.file.as_ref().map_or(libc::STDERR_FILENO, AsRawFd::as_raw_fd);
         let written = is_writable(fd)
-            && match file.as_ref() {
+            && match sink.file.as_ref() {
                 Some(mut file) => file.write_all(line.as_bytes()).is_ok(),
                 None => io::stderr().write_all(line.as_bytes()).is_ok(),
             };
@@ -197,6 +214,18 @@ mod tests {
         limit.since = Instant::now().checked_sub(WINDOW).unwrap();
         assert_eq!(limit.admit(), Some(50));
         assert_eq!(limit.admit(), Some(0));
+    }
+
+    #[test]
+    fn a_module_has_those_inside_it_and_no_others() {
+        let of = |module: &str| Sink { file: None, origin: false, module: Some(module.to_owned()) };
+        for (target, expected) in
+            [("vmm::api", true), ("vmm::api::server", true), ("vmm", false), ("vmm::apis", false)]
+        {
+            assert_eq!(of("vmm::api").admits(target), expected, "{target}");
+        }
+        assert!(of("").admits("vmm"));
+        assert!(Sink { file: None, origin: false, module: None }.admits("vmm"));
     }
 
     #[test]

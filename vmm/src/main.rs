@@ -11,13 +11,13 @@ use std::time::Instant;
 use devices::event::chain;
 use vmm::boot_trace;
 use vmm::cli::{self, Request, Run};
-use vmm::config::{ID_DEFAULT, LEVEL_DEFAULT};
+use vmm::config::{ID_DEFAULT, LogPlan};
 use vmm::doctor;
 use vmm::events;
 use vmm::exit_code::ExitCode;
 use vmm::jail::Jail;
 use vmm::kvm::Flavour;
-use vmm::logger::{self, Lines};
+use vmm::logger;
 use vmm::process;
 use vmm::run::{Launch, run};
 
@@ -61,17 +61,11 @@ fn run_request(mut request: Run, start: Instant) -> ExitCode {
             return fail(&error, code);
         }
     };
-    let (id, log_path, level) = match &plan {
-        Some(plan) => (plan.id.as_str(), plan.log.path.as_deref(), plan.log.level),
-        None => (
-            config.id.as_deref().unwrap_or(ID_DEFAULT),
-            config.log_path.as_deref(),
-            config.level.unwrap_or(LEVEL_DEFAULT),
-        ),
+    let (id, log) = match &plan {
+        Some(plan) => (plan.id.as_str(), plan.log.clone()),
+        None => (config.id.as_deref().unwrap_or(ID_DEFAULT), LogPlan::resolve(&config)),
     };
-    let lines =
-        Lines { origin: request.firecracker.show_log_origin, module: request.firecracker.module };
-    if let Err(error) = logger::install(id, log_path, level, lines) {
+    if let Err(error) = logger::install(id, &log, request.firecracker.boot_timer) {
         return fail(&error, ExitCode::BadConfiguration);
     }
     let is_awaited = plan.as_ref().is_some_and(|plan| plan.ready.within.is_some());
@@ -83,7 +77,8 @@ fn run_request(mut request: Run, start: Instant) -> ExitCode {
     if request.trace_boot {
         boot_trace::enable(start);
     }
-    match run(Launch { config, plan, api: request.api, jail, begun: start }) {
+    let launcher = request.firecracker.launcher_times();
+    match run(Launch { config, plan, api: request.api, jail, begun: start, launcher }) {
         Ok(ended) => {
             if let Some(timeline) = boot_trace::report() {
                 eprint!("{timeline}");

@@ -58,6 +58,8 @@ pub enum Command {
         /// How long the guest may take; the configuration's `grace` when nothing is said.
         grace: Option<Duration>,
     },
+    /// Write down what is counted, now.
+    FlushMetrics,
     /// Build it again and start it, as after a reboot.
     Reset,
     /// Tell its state.
@@ -115,6 +117,7 @@ impl Command {
             | Self::ChangeNet { .. }
             | Self::Balloon(_)
             | Self::PowerButton
+            | Self::FlushMetrics
             | Self::Stop { .. }
             | Self::Reset => When::AfterStart,
             Self::Describe
@@ -276,6 +279,8 @@ pub enum Message {
     Signal(Signal),
     /// Somebody wants something.
     Command(Box<Command>, ReplyTo),
+    /// It is time to write down what is counted.
+    MetricsDue,
     /// Somebody wants to know all metrics, in whatever phase the machine is.
     Metrics(ReplyTo),
 }

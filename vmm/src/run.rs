@@ -23,11 +23,12 @@ use devices::metadata::{MetadataStore, Service};
 use serde_json::{Value, json};
 
 use crate::api::{Api, ApiError, Server};
-use crate::boot_timer;
+use crate::boot_timer::{self, LauncherTimes};
 use crate::builder::{self, BuildError, Persistent};
 use crate::clock;
 use crate::config::{
-    Change, ConfigError, ID_DEFAULT, MetadataPlan, OnReboot, Plan, Section, VmConfig, VsockPlan,
+    Change, ConfigError, EventSinkError, ID_DEFAULT, LogPlan, MetadataPlan, OnReboot, Plan,
+    Section, VmConfig, VsockPlan,
 };
 use crate::consoles::Consoles;
 use crate::end::{EndReason, Ending};
@@ -40,7 +41,6 @@ use crate::life_cycle::Phase;
 use crate::logger::{self, LogError};
 use crate::memory::mapped;
 use crate::metadata::{MetadataError, load};
-use crate::metrics::api::ApiCounters;
 use crate::provisions::Provisions;
 use crate::readiness::Notify;
 use crate::requests::{Answer, Code, Command, Inbox, Message, Outbox, Outcome, Refusal};
@@ -50,6 +50,7 @@ use crate::vcpu::install_kick_handler;
 use crate::vm::RunningVm;
 
 use self::jail::AtTheDoor;
+use self::metrics::Watched;
 
 /// How long clients get for their last replies and events when the machine has ended.
 const PATIENCE: Duration = Duration::from_millis(500);
@@ -69,6 +70,9 @@ pub enum RunError {
     /// The metadata of the guest.
     #[error(transparent)]
     Metadata(#[from] MetadataError),
+    /// Metrics cannot be written.
+    #[error("metrics")]
+    Metrics(#[from] EventSinkError),
     /// The API cannot be served.
     #[error(transparent)]
     Api(#[from] ApiError),
@@ -93,9 +97,11 @@ impl RunError {
         match self {
             Self::Build(error) => error.exit_code(),
             Self::Jail(error) => error.exit_code(),
-            Self::Console(_) | Self::Vsock(_) | Self::Metadata(_) | Self::Api(_) => {
-                ExitCode::BadConfiguration
-            }
+            Self::Console(_)
+            | Self::Vsock(_)
+            | Self::Metadata(_)
+            | Self::Metrics(_)
+            | Self::Api(_) => ExitCode::BadConfiguration,
             Self::Host { .. } => ExitCode::HostFailure,
         }
     }
@@ -113,6 +119,8 @@ pub struct Launch {
     pub jail: Option<Jail>,
     /// When the process began.
     pub begun: Instant,
+    /// What its launcher says of the time before.
+    pub launcher: Option<LauncherTimes>,
 }
 
 /// A machine that has come to its end. Its vCPUs were told to stop; closing it takes the kernel
@@ -132,7 +140,7 @@ const API_MEMORY_DEFAULT: u64 = 128 << 20;
 /// # Errors
 /// [`RunError`] when it cannot be started (or started again).
 pub fn run(launch: Launch) -> Result<Ended, RunError> {
-    let Launch { mut config, plan, api, jail, begun } = launch;
+    let Launch { mut config, plan, api, jail, begun, launcher } = launch;
     if plan.is_none() {
         // Whoever tells a machine by the API what to be expects Firecracker's.
         config.memory_bytes.get_or_insert(API_MEMORY_DEFAULT);
@@ -152,14 +160,16 @@ pub fn run(launch: Launch) -> Result<Ended, RunError> {
     let (outbox, inbox) = Outbox::new(event_loop.handle());
     let signals = supervisor::watch(&mut event_loop, signals, outbox.clone(), &ending)
         .map_err(host("watch signals"))?;
-    let api_counters: Arc<ApiCounters> = Arc::default();
-    let is_measured = api.is_some();
-    let bind = |api: Api| Server::bind(&api, outbox.clone(), api_counters.clone());
+    let metrics = plan.as_ref().map_or(&config.metrics, |plan| &plan.metrics);
+    let mut watched = Watched::new(begun, metrics.as_ref(), outbox.clone())?;
+    watched.has_api = api.is_some();
+    let bind = |api: Api| Server::bind(&api, outbox.clone(), watched.api.clone());
     let server = api.map(bind).transpose()?;
+    watched.startup = launcher.map(LauncherTimes::until_now);
 
     let mut session = Session {
         has_jail: jail.is_some(),
-        jail: jail.map(|jail| AtTheDoor { jail, signals, outbox }),
+        jail: jail.map(|jail| AtTheDoor { jail, signals, outbox: outbox.clone() }),
         server,
         config,
         metadata,
@@ -169,11 +179,7 @@ pub fn run(launch: Launch) -> Result<Ended, RunError> {
         phase: Phase::NotStarted,
         patience: None,
         life: None,
-        begun,
-        api_counters,
-        is_measured,
-        pause_took: None,
-        resume_took: None,
+        watched,
     };
     // In a jail its thread begins inside.
     if session.jail.is_none() || plan.is_none() {
@@ -203,12 +209,7 @@ struct Session {
     patience: Option<SourceId>,
     /// The machine, from its start on.
     life: Option<Life>,
-    begun: Instant,
-    api_counters: Arc<ApiCounters>,
-    /// Somebody will want to know how long things take.
-    is_measured: bool,
-    pause_took: Option<Duration>,
-    resume_took: Option<Duration>,
+    watched: Watched,
 }
 
 /// What exists only while a machine runs.
@@ -240,6 +241,7 @@ impl Session {
             Ok(machine) => {
                 self.life = Some(Life { plan, surroundings, machine });
                 self.phase = Phase::Running;
+                self.begin_metrics();
                 Ok(())
             }
             Err(error) => {
@@ -285,7 +287,7 @@ impl Session {
             metadata: around.metadata.as_ref(),
             power_button: self.power.line(),
             ending: &self.ending,
-            is_measured: self.is_measured,
+            is_measured: self.watched.is_asked_for(),
         };
         let machine = builder::build(plan, &around)?;
         events::emit(Event::Started);
@@ -320,6 +322,8 @@ impl Session {
                 match message {
                     Message::Signal(signal) => self.obey_signal(signal)?,
                     Message::Metrics(reply) => self.tell_metrics(reply),
+                    // A line that is missed is counted.
+                    Message::MetricsDue => drop(self.write_metrics()),
                     Message::Command(command, reply) => {
                         let outcome = match self.ending.reason() {
                             Some(_) => Phase::Ended.permits(command.when()).map_err(Refusal::from),
@@ -384,6 +388,7 @@ impl Session {
                 self.stop(grace)?;
                 Ok(Answer::Done)
             }
+            Command::FlushMetrics => self.flush_metrics(),
             Command::Reset => {
                 self.rebuild(Event::Reset)?;
                 Ok(Answer::Done)
@@ -425,7 +430,10 @@ impl Session {
         check::plan(&config)?;
         if section == Section::Logger {
             let failed = |error: LogError| Refusal::new(Code::BadConfiguration, chain(&error));
-            logger::redirect(config.log_path.as_deref(), config.level).map_err(failed)?;
+            logger::redirect(&LogPlan::resolve(&config)).map_err(failed)?;
+        }
+        if section == Section::Metrics {
+            self.open_sink(config.metrics.as_ref())?;
         }
         self.config = config;
         Ok(Answer::Done)
@@ -449,33 +457,10 @@ impl Session {
         })
     }
 
-    /// Ends the machine in good order. A guest that is at rest must go on to power itself off.
-    fn stop(&mut self, grace: Option<Duration>) -> Result<(), RunError> {
-        let Some(life) = &self.life else {
-            self.ending.report(EndReason::Terminated);
-            return Ok(());
-        };
-        let grace = grace.unwrap_or(life.plan.grace);
-        let _ = self.resume()?;
-        self.power.end(grace, &mut self.event_loop, &self.ending);
-        Ok(())
-    }
-
-    /// Stops the machine and builds it again from the same plan.
-    fn rebuild(&mut self, event: Event) -> Result<(), RunError> {
-        let Some(Life { plan, surroundings, machine }) = self.life.take() else { return Ok(()) };
-        machine.stop(&mut self.event_loop).map_err(host("stop the machine"))?;
-        self.ending.clear();
-        events::emit(event);
-        boot_timer::begin(Instant::now(), clock::process_time());
-        let machine = self.build(&plan, &surroundings)?;
-        self.life = Some(Life { plan, surroundings, machine });
-        self.phase = Phase::Running;
-        Ok(())
-    }
-
     /// Tells everybody, and lets go of everything but the machine.
-    fn finish(self, reason: EndReason) -> Result<Ended, RunError> {
+    fn finish(mut self, reason: EndReason) -> Result<Ended, RunError> {
+        // A line that is missed is counted.
+        let _ = self.write_metrics();
         let (machine, around) = match self.life {
             Some(Life { machine, surroundings, .. }) => (Some(machine), Some(surroundings)),
             None => (None, None),

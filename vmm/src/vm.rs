@@ -11,6 +11,7 @@
 
 use std::io;
 
+use devices::metrics::Numbers;
 use devices::virtio::transport::Transport;
 
 use crate::controls::Controls;
@@ -92,9 +93,13 @@ impl RunningVm {
 
     /// Writes down what the machine has counted.
     pub fn count_into(&self, snapshot: &mut Snapshot) {
-        snapshot.vcpus = self.vcpus.iter().map(VcpuHandle::exits).collect();
-        snapshot.loops.extend(self.iothreads.counts());
+        for (index, vcpu) in self.vcpus.iter().enumerate() {
+            snapshot.push("vcpu", &[("vcpu", &index.to_string())], vcpu.exits(), Vec::new());
+        }
+        self.iothreads.count_into(snapshot);
         snapshot.memory = memory::ranges(self.vm.memory());
+        let size: usize = snapshot.memory.iter().map(ExactSizeIterator::len).sum();
+        snapshot.add("memory", Numbers::new("size", &[size as u64]));
         self.controls.count_into(snapshot);
     }
 

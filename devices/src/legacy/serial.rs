@@ -14,7 +14,6 @@ use crate::bus::{BusDevice, Effect};
 use crate::counters;
 use crate::event::Interest;
 use crate::interrupt::InterruptLine;
-use crate::metrics::Counter;
 
 /// Receiver buffer or, written, transmitter.
 const DATA: u8 = 0;
@@ -47,17 +46,17 @@ const FIFO: usize = 64;
 
 counters! {
     /// What a serial port counts. It is locked while it does.
-    pub struct SerialCounters => SerialCounts {
+    pub struct SerialCounters {
         /// Bytes that the guest sent.
-        sent: Counter,
+        sent,
         /// Bytes that came for the guest.
-        received: Counter,
+        received,
         /// Reads that are none of a 16550: too wide.
-        missed_reads: Counter,
+        missed_reads,
         /// Writes that are none.
-        missed_writes: Counter,
+        missed_writes,
         /// Interrupts that could not be raised.
-        errors: Counter,
+        errors,
     }
 }
 

@@ -11,7 +11,6 @@ use super::queue::{Chain, Fault, Queue, QueueError};
 use crate::counters;
 use crate::event::Interest;
 use crate::memory::Buffers;
-use crate::metrics::Counter;
 
 /// Most bytes given for one request. A driver may offer a buffer of gigabytes; the used length tells it
 /// how much it got, and it asks again (Linux takes 64 bytes at a time).
@@ -27,13 +26,13 @@ pub type OpenSource = Box<dyn Fn() -> std::io::Result<Box<dyn Read + Send>> + Se
 
 counters! {
     /// What the device counts.
-    pub struct Counters => Counts {
+    pub struct Counters {
         /// Requests that were answered.
-        requests: Counter,
+        requests,
         /// Bytes given to the guest.
-        bytes: Counter,
+        bytes,
         /// Requests that the source failed.
-        failed: Counter,
+        failed,
     }
 }
 

@@ -42,7 +42,6 @@ pub enum For {
 /// Endpoints of Firecracker that are not here, and why.
 const NOT_HERE: &[(&str, &str)] = &[
     ("hotplug", "memory cannot be added to a running machine"),
-    ("metrics", "there are no metrics"),
     ("pmem", "there is no such device"),
     ("snapshot", "there are no snapshots"),
 ];
@@ -95,6 +94,7 @@ pub fn route(method: Method, path: &str, body: &[u8]) -> Result<Target, Refusal>
         (Put, ["entropy"]) => configure(Section::Entropy, body, &[])?,
         (Put, ["serial"]) => configure(Section::Serial, body, &[])?,
         (Put, ["logger"]) => configure(Section::Logger, body, &[])?,
+        (Put, ["metrics"]) => configure(Section::Metrics, body, &["metrics_path"])?,
         (Patch, ["drives", id]) => change_disk(id, body)?,
         (Patch, ["network-interfaces", id]) => change_net(id, body)?,
         (Delete, [kind @ ("drives" | "network-interfaces"), _]) => {
@@ -309,10 +309,7 @@ fn action(body: &[u8]) -> Result<Command, Refusal> {
         .map_err(|error| Refusal::new(Code::BadValue, format!("grace: {error}")))?;
     Ok(match action_type {
         Action::InstanceStart => Command::Start,
-        Action::FlushMetrics => {
-            let message = "FlushMetrics is not supported: there are no metrics";
-            return Err(Refusal::new(Code::Unsupported, message));
-        }
+        Action::FlushMetrics => Command::FlushMetrics,
         Action::SendCtrlAltDel | Action::PowerButton => Command::PowerButton,
         Action::Stop => Command::Stop { grace },
         Action::Reset => Command::Reset,

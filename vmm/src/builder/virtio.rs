@@ -22,6 +22,7 @@ use super::{BuildError, Persistent};
 use crate::config::{BalloonPlan, DiskEngine, DiskPlan, NetPlan, Plan};
 use crate::controls::Controls;
 use crate::device_manager::DeviceManager;
+use crate::events::{self, Throttling};
 use crate::iothread::IoThreads;
 
 /// Bytes of a page that is not huge.
@@ -41,16 +42,20 @@ pub(super) fn attach_virtio(
     };
     for (index, disk) in plan.disks.iter().enumerate() {
         let block = block(disk, around.provisions.disk(index, disk)?)?;
+        let control = block.control();
         if around.is_measured {
-            block.control().measure_times();
+            control.measure_times();
         }
-        controls.add_disk(&disk.id, block.control());
+        tell_of_throttling(&disk.id, &[control.limiter()]);
+        controls.add_disk(&disk.id, control);
         manager.attach_virtio_on(on(&disk.iothread), &disk.id, Box::new(block))?;
     }
     for (index, net) in plan.nets.iter().enumerate() {
         let tap = around.provisions.tap(index, net)?;
         let card = network(net, with_metadata(tap, net, plan, around)?)?;
-        controls.add_net(&net.id, card.control());
+        let control = card.control();
+        tell_of_throttling(&net.id, &[control.rx_limiter(), control.tx_limiter()]);
+        controls.add_net(&net.id, control);
         manager.attach_virtio_on(on(&net.iothread), &net.id, Box::new(card))?;
     }
     if let (Some(plan), Some(endpoint)) = (&plan.vsock, around.vsock) {
@@ -76,6 +81,17 @@ pub(super) fn attach_virtio(
         manager.attach_virtio("balloon", Box::new(balloon))?;
     }
     Ok(controls)
+}
+
+/// Makes an event of it when one of the limiters of `device` closes.
+fn tell_of_throttling(device: &str, limiters: &[&Arc<Limiter>]) {
+    if events::is_on() {
+        let throttling = Arc::new(Throttling::of(device));
+        for limiter in limiters {
+            let throttling = throttling.clone();
+            limiter.on_closure(move || throttling.happened());
+        }
+    }
 }
 
 fn block(plan: &DiskPlan, disk: Disk) -> Result<Block, BuildError> {

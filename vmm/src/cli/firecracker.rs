@@ -5,9 +5,11 @@
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use super::UsageError;
 use crate::api::{ApiSocket, FIRECRACKER_VERSION};
+use crate::boot_timer::LauncherTimes;
 
 /// Where Firecracker serves its API when nothing is said.
 const DEFAULT_SOCKET: &str = "/run/firecracker.socket";
@@ -27,9 +29,28 @@ pub struct Firecracker {
     pub module: Option<String>,
     /// `--http-api-max-payload-size`, in bytes.
     pub body_limit: Option<usize>,
+    /// `--boot-timer`
+    pub boot_timer: bool,
+    /// `--start-time-us`: the clock of the host when the launcher began.
+    pub start_time_us: Option<u64>,
+    /// `--start-time-cpu-us`: the processor time of this process by then.
+    pub start_time_cpu_us: Option<u64>,
+    /// `--parent-cpu-time-us`: that of the launcher.
+    pub parent_cpu_time_us: u64,
 }
 
 impl Firecracker {
+    /// What a launcher says of the times before this process, if it does.
+    #[must_use]
+    pub fn launcher_times(&self) -> Option<LauncherTimes> {
+        let time = Duration::from_micros;
+        Some(LauncherTimes {
+            began: time(self.start_time_us?),
+            processor_began: time(self.start_time_cpu_us.unwrap_or(0)),
+            own_processor: time(self.parent_cpu_time_us),
+        })
+    }
+
     /// The socket of the API: the one that was named, or under Firecracker's name its own default.
     #[must_use]
     pub fn socket(&self, named: Option<ApiSocket>) -> Option<ApiSocket> {
@@ -40,16 +61,18 @@ impl Firecracker {
 
 /// What a flag means here.
 enum Meaning {
-    /// It says nothing new: log lines have levels, the boot timer is always there, and so on.
+    /// It says nothing new: log lines have levels, and so on.
     Nothing,
-    /// It is followed by a number that nobody needs.
-    Number,
     /// It cannot be had.
     Refused(&'static str),
     NoApi,
     ShowLogOrigin,
     Module,
     BodyLimit,
+    BootTimer,
+    StartTime,
+    StartTimeCpu,
+    ParentCpuTime,
 }
 
 /// The flags, and what each means here.
@@ -59,10 +82,12 @@ fn meaning(flag: &str) -> Option<Meaning> {
         "--show-log-origin" => Meaning::ShowLogOrigin,
         "--module" => Meaning::Module,
         "--http-api-max-payload-size" => Meaning::BodyLimit,
-        "--boot-timer" | "--show-level" | "--no-seccomp" => Meaning::Nothing,
-        "--start-time-us" | "--start-time-cpu-us" | "--parent-cpu-time-us" => Meaning::Number,
+        "--show-level" | "--no-seccomp" => Meaning::Nothing,
+        "--boot-timer" => Meaning::BootTimer,
+        "--start-time-us" => Meaning::StartTime,
+        "--start-time-cpu-us" => Meaning::StartTimeCpu,
+        "--parent-cpu-time-us" => Meaning::ParentCpuTime,
         "--seccomp-filter" => Meaning::Refused("filters cannot be chosen"),
-        "--metrics-path" => Meaning::Refused("there are no metrics"),
         "--enable-pci" => Meaning::Refused("there is no PCI bus"),
         "--snapshot-version" | "--describe-snapshot" => Meaning::Refused("there are no snapshots"),
         _ => return None,
@@ -128,7 +153,10 @@ pub(super) fn extract(args: Vec<OsString>) -> Result<(Vec<OsString>, Firecracker
         };
         match meaning {
             Meaning::Nothing => {}
-            Meaning::Number => drop(number()?),
+            Meaning::BootTimer => found.boot_timer = true,
+            Meaning::StartTime => found.start_time_us = Some(number()?),
+            Meaning::StartTimeCpu => found.start_time_cpu_us = Some(number()?),
+            Meaning::ParentCpuTime => found.parent_cpu_time_us = number()?,
             Meaning::NoApi => found.no_api = true,
             Meaning::ShowLogOrigin => found.show_log_origin = true,
             Meaning::Module => found.module = Some(value()?),
@@ -165,7 +193,15 @@ mod tests {
         assert_eq!(rest, "/firecracker --id=m1 --api-sock /run/api.sock");
         assert_eq!(
             found,
-            Firecracker { named: true, body_limit: Some(100_000), ..Firecracker::default() }
+            Firecracker {
+                named: true,
+                body_limit: Some(100_000),
+                boot_timer: true,
+                start_time_us: Some(12),
+                start_time_cpu_us: Some(3),
+                parent_cpu_time_us: 4,
+                ..Firecracker::default()
+            }
         );
     }
 

@@ -49,7 +49,7 @@ fn long_flags() -> Vec<String> {
 #[test]
 fn the_definition_is_sound() {
     Args::command().debug_assert();
-    assert_eq!(long_flags().len(), 32);
+    assert_eq!(long_flags().len(), 33);
 }
 
 #[test]

@@ -20,6 +20,7 @@ mod memory;
 mod metadata;
 mod nearest;
 mod net;
+mod observe;
 mod paths;
 mod plan;
 mod ready;
@@ -48,6 +49,7 @@ pub use jail::JailConfig;
 pub use memory::{Backing, MemoryConfig, Pages};
 pub use metadata::{MetadataConfig, MetadataPlan};
 pub use net::{MTU, NET_QUEUES, NetConfig, NetPlan, NetSource, TAP_NAME_MAX};
+pub use observe::MetricsConfig;
 pub use plan::{
     ID_DEFAULT, LEVEL_DEFAULT, LogPlan, MAX_VIRTIO_DEVICES, MEMORY_MAX, MEMORY_MIN, Plan,
 };
@@ -132,6 +134,12 @@ pub struct VmConfig {
     pub log_path: Option<PathBuf>,
     /// How much is logged.
     pub level: Option<LevelFilter>,
+    /// Whether log lines name the place in the source that they come from.
+    pub log_origin: Option<bool>,
+    /// The module whose lines alone are logged.
+    pub log_module: Option<String>,
+    /// Where metrics are written.
+    pub metrics: Option<MetricsConfig>,
 }
 
 impl VmConfig {
@@ -230,6 +238,9 @@ impl VmConfig {
             on_reboot: over.on_reboot.or(self.on_reboot),
             log_path: over.log_path.or(self.log_path),
             level: over.level.or(self.level),
+            log_origin: over.log_origin.or(self.log_origin),
+            log_module: over.log_module.or(self.log_module),
+            metrics: over.metrics.or(self.metrics),
         }
     }
 }

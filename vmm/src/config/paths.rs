@@ -67,6 +67,8 @@ fn collect(plan: &Plan) -> Vec<Use<'_>> {
         }
     }
     uses.extend(plan.log.path.as_deref().map(|path| only("the log", path, true)));
+    let metrics = plan.metrics.as_ref().map(|metrics| metrics.path.as_path());
+    uses.extend(metrics.map(|path| only("the metrics", path, true)));
     uses
 }
 

@@ -19,6 +19,7 @@ use super::iothread::IoThread;
 use super::memory::Backing;
 use super::metadata::MetadataPlan;
 use super::net::NetPlan;
+use super::observe::MetricsConfig;
 use super::ready::Ready;
 use super::vsock::VsockPlan;
 use super::{
@@ -98,6 +99,8 @@ pub struct Plan {
     pub on_reboot: OnReboot,
     /// The log.
     pub log: LogPlan,
+    /// Where metrics are written.
+    pub metrics: Option<MetricsConfig>,
 }
 
 /// Where log lines go, and which.
@@ -109,6 +112,23 @@ pub struct LogPlan {
     /// The least severe level that is logged.
     #[serde(serialize_with = "level_as_text")]
     pub level: LevelFilter,
+    /// Whether lines name the place in the source that they come from.
+    pub origin: bool,
+    /// The module whose lines alone are logged.
+    pub module: Option<String>,
+}
+
+impl LogPlan {
+    /// What `config` says, and defaults.
+    #[must_use]
+    pub fn resolve(config: &VmConfig) -> Self {
+        Self {
+            path: config.log_path.clone(),
+            level: config.level.unwrap_or(LEVEL_DEFAULT),
+            origin: config.log_origin.unwrap_or(false),
+            module: config.log_module.clone(),
+        }
+    }
 }
 
 impl Plan {
@@ -117,6 +137,7 @@ impl Plan {
     /// # Errors
     /// The first thing that is wrong, with what to do about it.
     pub fn resolve(config: VmConfig) -> Result<Self, ConfigError> {
+        let log = LogPlan::resolve(&config);
         let kernel = config.kernel.ok_or(ConfigError::NoKernel)?;
         let id = config.id.unwrap_or_else(|| ID_DEFAULT.to_owned());
         id::check("id", &id)?;
@@ -158,7 +179,8 @@ impl Plan {
             timeout: config.timeout,
             grace: config.grace.unwrap_or(GRACE_DEFAULT),
             on_reboot: config.on_reboot.unwrap_or_default(),
-            log: LogPlan { path: config.log_path, level: config.level.unwrap_or(LEVEL_DEFAULT) },
+            log,
+            metrics: config.metrics,
         };
         plan.check_device_count()?;
         paths::check(&plan)?;

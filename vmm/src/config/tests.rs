@@ -41,6 +41,9 @@ fn full(tag: u16) -> VmConfig {
         on_reboot: Some(if odd { OnReboot::Exit } else { OnReboot::Restart }),
         log_path: Some(path("log")),
         level: Some(if odd { LevelFilter::Info } else { LevelFilter::Debug }),
+        log_origin: Some(odd),
+        log_module: Some(text("module")),
+        metrics: Some(MetricsConfig::to(path("metrics"))),
     }
 }
 

@@ -142,3 +142,14 @@ fn the_first_sign_of_readiness_counts_once_for_each_start() {
     let signs: Vec<_> = lines.iter().map(|line| parse(line)["by"].clone()).collect();
     assert_eq!(signs, [json!(null), json!("vsock"), json!(null), json!(null), json!("console")]);
 }
+
+#[test]
+fn a_throttled_device_is_told_of_at_once_and_then_once_a_second() {
+    let (mut throttled, start) = (Throttled::default(), Instant::now());
+    let told = |ms, throttled: &mut Throttled| throttled.add(start + Duration::from_millis(ms));
+    assert_eq!(told(0, &mut throttled), Some(1));
+    assert_eq!([1, 500, 999].map(|ms| told(ms, &mut throttled)), [None; 3]);
+    assert_eq!(told(1000, &mut throttled), Some(4));
+    assert_eq!(told(1001, &mut throttled), None);
+    assert_eq!(told(9000, &mut throttled), Some(2));
+}

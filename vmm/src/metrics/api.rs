@@ -1,30 +1,16 @@
 //! How often the API was asked for what, and how often it refused.
 
-use devices::metrics::Counter;
+use devices::counters;
+
+use super::{Snapshot, cut};
 
 /// The methods that a request can have.
-const METHODS: [&str; 4] = ["GET", "PUT", "PATCH", "DELETE"];
-/// What the first part of a path can be; the last one stands for all others.
-const ENDPOINTS: [&str; 18] = [
-    "",
-    "actions",
-    "balloon",
-    "boot-source",
-    "cpu-config",
-    "drives",
-    "entropy",
-    "events",
-    "logger",
-    "machine-config",
-    "metrics",
-    "mmds",
-    "network-interfaces",
-    "serial",
-    "version",
-    "vm",
-    "vsock",
-    "other",
-];
+const METHODS: &str = "GET PUT PATCH DELETE";
+/// What the first part of a path can be; the last one, which is none, stands for all others.
+const ENDPOINTS: &str = " actions balloon boot-source cpu-config drives entropy events logger machine-config metrics mmds \
+                         network-interfaces serial version vm vsock *";
+const METHOD_COUNT: usize = 4;
+const ENDPOINT_COUNT: usize = 18;
 
 /// What a request is counted as.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -39,39 +25,29 @@ impl Asked {
     pub fn new(method: &str, path: &str) -> Self {
         let path = path.split('?').next().unwrap_or_default();
         let first = path.split('/').find(|part| !part.is_empty()).unwrap_or_default();
-        let place = |list: &[&str], word| list.iter().position(|it| *it == word);
+        let place = |list: &str, word| list.split(' ').position(|it| it == word);
         Self {
-            method: place(&METHODS, method).unwrap_or(0),
-            endpoint: place(&ENDPOINTS, first).unwrap_or(ENDPOINTS.len() - 1),
+            method: place(METHODS, method).unwrap_or(0),
+            endpoint: place(ENDPOINTS, first).unwrap_or(ENDPOINT_COUNT - 1),
         }
     }
 }
 
-#[derive(Debug, Default)]
-struct One {
-    requests: Counter,
-    failures: Counter,
-    deprecated: Counter,
+counters! {
+    /// Requests with one method at one endpoint.
+    struct One {
+        /// How often it was asked for.
+        requests,
+        /// How often that was refused.
+        failures,
+        /// How often it was asked in a way that will go away.
+        deprecated,
+    }
 }
 
 /// The counters; the API's thread writes them.
 #[derive(Debug, Default)]
-pub struct ApiCounters([[One; ENDPOINTS.len()]; METHODS.len()]);
-
-/// What was asked for with one method at one endpoint.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct RequestCounts {
-    /// The method.
-    pub method: &'static str,
-    /// The first part of the path, or "other" for what does not exist.
-    pub endpoint: &'static str,
-    /// How often it was asked for.
-    pub requests: u64,
-    /// How often that was refused.
-    pub failures: u64,
-    /// How often it was asked in a way that will go away.
-    pub deprecated: u64,
-}
+pub struct ApiCounters([[One; ENDPOINT_COUNT]; METHOD_COUNT]);
 
 impl ApiCounters {
     /// A request came.
@@ -87,20 +63,21 @@ impl ApiCounters {
         });
     }
 
-    /// What was ever asked for.
-    #[must_use]
-    pub fn read(&self) -> Vec<RequestCounts> {
-        let mut all = Vec::new();
-        for (method, row) in METHODS.into_iter().zip(&self.0) {
-            for (endpoint, one) in ENDPOINTS.into_iter().zip(row) {
-                let requests = one.requests.get();
-                if requests > 0 {
-                    let (failures, deprecated) = (one.failures.get(), one.deprecated.get());
-                    all.push(RequestCounts { method, endpoint, requests, failures, deprecated });
+    /// Writes down what was ever asked for.
+    #[inline(never)]
+    pub fn count_into(&self, snapshot: &mut Snapshot) {
+        let mut methods = METHODS;
+        for row in &self.0 {
+            let (method, mut endpoints) = (cut(&mut methods, ' '), ENDPOINTS);
+            for one in row {
+                let endpoint = cut(&mut endpoints, ' ');
+                if one.requests.get() > 0 {
+                    let path = ["/", endpoint].concat();
+                    let labels = [("method", method), ("endpoint", path.as_str())];
+                    snapshot.push("api", &labels, one.read(), Vec::new());
                 }
             }
         }
-        all
     }
 
     fn at(&self, asked: Asked, change: impl FnOnce(&One)) {
@@ -113,6 +90,14 @@ impl ApiCounters {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::life_cycle::Phase;
+    use crate::metrics::Subject;
+
+    #[test]
+    fn the_lists_are_as_long_as_the_table() {
+        assert_eq!(METHODS.split(' ').count(), METHOD_COUNT);
+        assert_eq!(ENDPOINTS.split(' ').count(), ENDPOINT_COUNT);
+    }
 
     #[test]
     fn requests_are_counted_by_method_and_first_part() {
@@ -124,12 +109,16 @@ mod tests {
         }
         counters.count_outcome(Asked::new("PUT", "/drives"), false, false);
         counters.count_outcome(Asked::new("PUT", "/drives"), true, false);
-        let rows: Vec<_> = counters
-            .read()
-            .iter()
-            .map(|it| (it.method, it.endpoint, it.requests, it.failures))
-            .collect();
-        let expected = [("GET", "", 1, 0), ("GET", "other", 1, 0), ("PUT", "drives", 2, 1)];
+        let mut snapshot = Snapshot::new("x", Phase::Running);
+        counters.count_into(&mut snapshot);
+        let row = |it: &Subject| {
+            let labels: Vec<_> = it.labels.iter().map(|(_, text)| text.as_str()).collect();
+            let numbers = ["requests", "failures", "deprecated"].map(|name| it.numbers.get(name));
+            (labels.concat(), numbers.map(Option::unwrap))
+        };
+        let rows: Vec<_> = snapshot.of("api").map(row).collect();
+        let expected = [("GET/", [1, 0, 0]), ("GET/*", [1, 0, 0]), ("PUT/drives", [2, 1, 0])];
+        let expected = expected.map(|(labels, numbers)| (labels.to_owned(), numbers));
         assert_eq!(rows, expected);
     }
 }

@@ -4,86 +4,63 @@
 //! Read from /proc when somebody asks, and costs nothing otherwise: to tell pages apart takes the kernel some
 //! milliseconds for each GiB. Where there is no /proc, there is nothing to tell.
 
-use std::fs::{self, File};
-use std::io::{BufRead, BufReader};
+use std::fs;
 use std::ops::Range;
-use std::time::Duration;
+use std::path::Path;
 
-/// What the host tells.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Host {
-    /// The threads.
-    pub threads: Vec<Thread>,
-    /// The memory that is in use.
-    pub resident: Option<Resident>,
-}
+use devices::metrics::Numbers;
 
-/// A thread.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Thread {
-    /// Its name.
-    pub name: String,
-    /// How long it ran.
-    pub ran: Duration,
-    /// How long it could have run and had no processor: of a vCPU, time that was stolen from the guest.
-    pub waited: Duration,
-}
+use super::Snapshot;
 
 /// Memory in use, in bytes.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Resident {
-    /// The guest's.
-    pub guest: u64,
-    /// This program's own, with what it shares with others.
-    pub own: u64,
+struct Resident {
+    guest: u64,
+    /// The program's, with what it shares with others.
+    own: u64,
 }
 
-impl Host {
-    /// Asks the host now; the guest's memory lies in `guest`.
-    #[must_use]
-    pub fn ask(guest: &[Range<usize>]) -> Self {
-        let resident = File::open("/proc/self/smaps").ok();
-        Self {
-            threads: threads(),
-            resident: resident.and_then(|file| parse_smaps(BufReader::new(file), guest)),
-        }
+/// Asks the host, and writes down what it tells.
+pub fn count_into(snapshot: &mut Snapshot) {
+    for entry in fs::read_dir("/proc/self/task").into_iter().flatten().flatten() {
+        add_thread(snapshot, &entry.path());
+    }
+    let smaps = fs::read_to_string("/proc/self/smaps").ok();
+    if let Some(resident) = smaps.and_then(|text| parse_smaps(&text, &snapshot.memory)) {
+        let numbers = Numbers::new("guest own", &[resident.guest, resident.own]);
+        snapshot.add("resident", numbers);
     }
 }
 
-fn threads() -> Vec<Thread> {
-    let Ok(entries) = fs::read_dir("/proc/self/task") else { return Vec::new() };
-    let read = |entry: fs::DirEntry| {
-        let path = entry.path();
-        // A thread may have ended by now.
-        let name = fs::read_to_string(path.join("comm")).ok()?;
-        let (ran, waited) = parse_schedstat(&fs::read_to_string(path.join("schedstat")).ok()?)?;
-        let name = name.trim_end_matches('\n').to_owned();
-        Some((entry.file_name(), Thread { name, ran, waited }))
-    };
-    let mut threads: Vec<_> = entries.filter_map(|entry| read(entry.ok()?)).collect();
-    threads.sort_by(|one, other| one.0.cmp(&other.0));
-    threads.into_iter().map(|(_, thread)| thread).collect()
+/// A thread: its name, how long it ran, and how long it could have run and had no processor.
+fn add_thread(snapshot: &mut Snapshot, path: &Path) {
+    // It may have ended by now.
+    let read = |name| fs::read_to_string(path.join(name)).ok();
+    if let (Some(name), Some(text)) = (read("comm"), read("schedstat"))
+        && let Some((ran, waited)) = parse_schedstat(&text)
+    {
+        let numbers = Numbers::new("ran_ns waited_ns", &[ran, waited]);
+        snapshot.push("thread", &[("thread", name.trim_end_matches('\n'))], numbers, Vec::new());
+    }
 }
 
 /// Nanoseconds that a thread ran, that it waited for a processor, and how often it got one (kernel documentation,
 /// scheduler/sched-stats).
-fn parse_schedstat(text: &str) -> Option<(Duration, Duration)> {
+fn parse_schedstat(text: &str) -> Option<(u64, u64)> {
     let mut numbers = text.split_ascii_whitespace().map(|word| word.parse().ok());
-    let mut time = || numbers.next().flatten().map(Duration::from_nanos);
-    Some((time()?, time()?))
+    Some((numbers.next()??, numbers.next()??))
 }
 
 /// Adds up the mappings (proc(5), /proc/PID/smaps): a line with the addresses of each, then lines with its sizes.
-fn parse_smaps(from: impl BufRead, guest: &[Range<usize>]) -> Option<Resident> {
+fn parse_smaps(text: &str, guest: &[Range<usize>]) -> Option<Resident> {
     let mut resident = Resident::default();
     let mut is_guests = false;
-    for line in from.lines() {
-        let line = line.ok()?;
+    for line in text.lines() {
         if let Some(rest) = line.strip_prefix("Rss:") {
             let kib: u64 = rest.trim().strip_suffix(" kB")?.parse().ok()?;
             let whose = if is_guests { &mut resident.guest } else { &mut resident.own };
             *whose += kib << 10;
-        } else if let Some(start) = start_of_mapping(&line) {
+        } else if let Some(start) = start_of_mapping(line) {
             is_guests = guest.iter().any(|range| range.contains(&start));
         }
     }
@@ -99,6 +76,8 @@ fn start_of_mapping(line: &str) -> Option<usize> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::life_cycle::Phase;
+    use crate::metrics::Subject;
 
     const SMAPS: &str = "\
 00400000-00500000 r-xp 00000000 08:01 12 /usr/bin/vmm
@@ -118,29 +97,28 @@ Rss:                  20 kB
     #[test]
     fn pages_are_the_guests_or_our_own() {
         let guest = 0x7f00_0000_0000..0x7f00_1000_0000;
-        let resident = parse_smaps(SMAPS.as_bytes(), std::slice::from_ref(&guest)).unwrap();
+        let resident = parse_smaps(SMAPS, std::slice::from_ref(&guest)).unwrap();
         assert_eq!(resident, Resident { guest: 8204 << 10, own: 420 << 10 });
-        let all = parse_smaps(SMAPS.as_bytes(), &[]).unwrap();
+        let all = parse_smaps(SMAPS, &[]).unwrap();
         assert_eq!(all, Resident { guest: 0, own: 8624 << 10 });
-        assert_eq!(parse_smaps(&b"Rss: many kB\n"[..], &[]), None);
+        assert_eq!(parse_smaps("Rss: many kB\n", &[]), None);
     }
 
     #[test]
     fn times_of_a_thread() {
-        let times = (Duration::from_nanos(1_234), Duration::from_nanos(56));
-        assert_eq!(parse_schedstat("1234 56 7\n"), Some(times));
+        assert_eq!(parse_schedstat("1234 56 7\n"), Some((1234, 56)));
         assert_eq!(parse_schedstat("1234"), None);
         assert_eq!(parse_schedstat("x 1 2"), None);
     }
 
     #[test]
-    fn this_process_has_a_thread_and_memory() {
-        let mapped = vec![1_u8; 64 << 20];
-        let start = mapped.as_ptr() as usize;
-        let host =
-            Host::ask(std::slice::from_ref(&(start.next_multiple_of(4096)..start + mapped.len())));
-        let resident = host.resident.unwrap();
-        assert!(resident.own > 0);
-        assert!(host.threads.iter().any(|thread| !thread.ran.is_zero()), "{host:?}");
+    fn this_process_has_threads_and_memory() {
+        let mut snapshot = Snapshot::new("x", Phase::Running);
+        count_into(&mut snapshot);
+        let ran = |thread: &Subject| thread.numbers.get("ran_ns");
+        assert!(snapshot.of("thread").filter_map(ran).any(|ns| ns > 0), "{snapshot:?}");
+        let resident = snapshot.of("resident").next().unwrap();
+        assert_eq!(resident.numbers.get("guest"), Some(0));
+        assert!(resident.numbers.get("own").unwrap() > 4096);
     }
 }

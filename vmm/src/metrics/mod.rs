@@ -6,25 +6,21 @@
 //! ```
 //!
 //! A [`Snapshot`] is taken on the main thread, which owns the machine; it costs as many loads as there are numbers.
-//! Nothing here counts anything, and while nobody asks, nothing here runs.
+//! It is a list of [`Subject`]s, things of some kind with numbers that have names; what each form calls them is in a
+//! table of that form. Nothing here counts anything, and while nobody asks, nothing here runs.
 
 pub mod api;
+pub mod firecracker;
 pub mod host;
 pub mod openmetrics;
+pub mod sink;
 
 use std::ops::Range;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use devices::backend::console::ConsoleCounters;
-use devices::legacy::serial::SerialCounts;
-use devices::virtio::balloon::BalloonCounters;
-use devices::virtio::block::QueueCounts;
-use devices::virtio::{net, rng, vsock};
+use devices::metrics::{Numbers, TimeCounts};
 
-use crate::event_loop::LoopCounts;
 use crate::life_cycle::Phase;
-use crate::vcpu::ExitCounts;
-use api::RequestCounts;
 
 /// Everything that is counted, at one moment. Counts begin with the process or, for what belongs to the machine, when
 /// that was built.
@@ -32,103 +28,89 @@ use api::RequestCounts;
 pub struct Snapshot {
     /// The machine's name.
     pub id: String,
-    /// When this was taken.
-    pub at: SystemTime,
-    /// How long the process had run by then.
-    pub uptime: Duration,
+    /// Since 1970.
+    pub at: Duration,
     /// Where the machine is in its life.
     pub phase: Phase,
-    /// How long the guest took from its start to its userspace, once it got there.
-    pub guest_boot: Option<Duration>,
-    /// How long the last pause took to begin.
-    pub pause: Option<Duration>,
-    /// How long the last one took to end.
-    pub resume: Option<Duration>,
-    /// Requests to the API.
-    pub requests: Vec<RequestCounts>,
-    /// Log lines that were left out or not taken.
-    pub log_lines_lost: u64,
-    /// Each vCPU's, in order.
-    pub vcpus: Vec<ExitCounts>,
-    /// The event loops, the main thread's first, by name.
-    pub loops: Vec<(String, LoopCounts)>,
-    /// The disks.
-    pub disks: Vec<Disk>,
-    /// The network cards.
-    pub nets: Vec<Net>,
-    /// The socket device.
-    pub vsock: Option<vsock::Counts>,
-    /// The entropy device.
-    pub rng: Option<rng::Counts>,
-    /// The balloon.
-    pub balloon: Option<Balloon>,
-    /// The serial port.
-    pub serial: Option<SerialCounts>,
-    /// The consoles, by name.
-    pub consoles: Vec<(&'static str, ConsoleCounters)>,
+    /// What there is, each kind together.
+    pub subjects: Vec<Subject>,
     /// Where the guest's memory lies in this process.
     pub memory: Vec<Range<usize>>,
 }
 
+/// Something that has numbers.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Subject {
+    /// What it is: `disk`, `vcpu` and so on. The tables name these.
+    pub kind: &'static str,
+    /// Which of them: what tells it apart, and how it is called.
+    pub labels: Vec<(&'static str, String)>,
+    /// What was counted.
+    pub numbers: Numbers,
+    /// How long things took, by what they were.
+    pub times: Vec<(&'static str, TimeCounts)>,
+}
+
 impl Snapshot {
-    /// Nothing counted yet; taken now, by a process that began at `begun`.
+    /// Nothing counted yet.
     #[must_use]
-    pub fn new(id: &str, phase: Phase, begun: Instant) -> Self {
+    pub fn new(id: &str, phase: Phase) -> Self {
         Self {
             id: id.to_owned(),
-            at: SystemTime::now(),
-            uptime: begun.elapsed(),
+            at: SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default(),
             phase,
-            guest_boot: None,
-            pause: None,
-            resume: None,
-            requests: Vec::new(),
-            log_lines_lost: 0,
-            vcpus: Vec::new(),
-            loops: Vec::new(),
-            disks: Vec::new(),
-            nets: Vec::new(),
-            vsock: None,
-            rng: None,
-            balloon: None,
-            serial: None,
-            consoles: Vec::new(),
+            subjects: Vec::new(),
             memory: Vec::new(),
         }
     }
+
+    /// Adds a thing that is the only one of its kind.
+    pub fn add(&mut self, kind: &'static str, numbers: Numbers) {
+        self.push(kind, &[], numbers, Vec::new());
+    }
+
+    /// Adds a thing that is told apart from others of its kind by `labels`.
+    #[inline(never)]
+    pub fn push(
+        &mut self,
+        kind: &'static str,
+        labels: &[(&'static str, &str)],
+        numbers: Numbers,
+        times: Vec<(&'static str, TimeCounts)>,
+    ) {
+        let labels = labels.iter().map(|(label, text)| (*label, (*text).to_owned())).collect();
+        self.subjects.push(Subject { kind, labels, numbers, times });
+    }
+
+    /// Things of a kind.
+    pub fn of<'a>(&'a self, kind: &'a str) -> impl Iterator<Item = &'a Subject> {
+        self.subjects.iter().filter(move |subject| subject.kind == kind)
+    }
 }
 
-/// A disk's counts.
-#[derive(Debug, Clone, Default, PartialEq)]
-pub struct Disk {
-    /// The device.
-    pub id: String,
-    /// How often its limits were reached.
-    pub throttled: u64,
-    /// Each queue's, in order.
-    pub queues: Vec<QueueCounts>,
+/// Takes from a table what comes before the next `end`, or all.
+#[inline(never)]
+fn cut<'a>(rest: &mut &'a str, end: char) -> &'a str {
+    match rest.split_once(end) {
+        Some((first, more)) => {
+            *rest = more;
+            first
+        }
+        None => std::mem::take(rest),
+    }
 }
 
-/// A network card's counts.
-#[derive(Debug, Clone, Default, PartialEq)]
-pub struct Net {
-    /// The device.
-    pub id: String,
-    /// How often the limits towards the guest were reached.
-    pub rx_throttled: u64,
-    /// How often those from the guest were.
-    pub tx_throttled: u64,
-    /// The rest.
-    pub counts: net::Counts,
+/// A time as a number; the tables call it `_ns`.
+#[must_use]
+pub fn nanoseconds(time: Duration) -> u64 {
+    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
 }
 
-/// A balloon's counts.
-#[derive(Debug, Clone, Default, PartialEq)]
-pub struct Balloon {
-    /// How many pages of 4 KiB it should have.
-    pub target_pages: u32,
-    /// How many it has.
-    pub actual_pages: u32,
-    /// The rest.
-    pub counts: BalloonCounters,
+/// How long `since` ago is, as a number.
+#[must_use]
+pub fn elapsed(since: Instant) -> u64 {
+    nanoseconds(since.elapsed())
 }
+
+#[cfg(test)]
+mod tests;

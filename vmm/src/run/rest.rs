@@ -1,8 +1,11 @@
-//! Bringing the machine to rest, and letting it go on.
+//! Bringing the machine to rest, letting it go on, ending it, and building it again.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use super::{RunError, Session, host};
+use super::{Life, RunError, Session, host};
+use crate::boot_timer;
+use crate::clock;
+use crate::end::EndReason;
 use crate::events::{self, Event};
 use crate::life_cycle::Phase;
 use crate::memory::mapped;
@@ -25,7 +28,7 @@ impl Session {
         if let (Some(life), Phase::Running) = (&self.life, self.phase) {
             let asked = Instant::now();
             life.machine.pause(&mut self.event_loop).map_err(host("pause the machine"))?;
-            self.pause_took = Some(asked.elapsed());
+            self.watched.pause_took = Some(asked.elapsed());
             self.phase = Phase::Paused;
             events::emit(Event::Paused);
         }
@@ -36,10 +39,37 @@ impl Session {
         if let (Some(life), Phase::Paused) = (&self.life, self.phase) {
             let asked = Instant::now();
             life.machine.resume(&mut self.event_loop).map_err(host("resume the machine"))?;
-            self.resume_took = Some(asked.elapsed());
+            self.watched.resume_took = Some(asked.elapsed());
             self.phase = Phase::Running;
             events::emit(Event::Resumed);
         }
         Ok(Ok(Answer::Done))
+    }
+
+    /// Ends the machine in good order. A guest that is at rest must go on to power itself off.
+    pub(super) fn stop(&mut self, grace: Option<Duration>) -> Result<(), RunError> {
+        let Some(life) = &self.life else {
+            self.ending.report(EndReason::Terminated);
+            return Ok(());
+        };
+        let grace = grace.unwrap_or(life.plan.grace);
+        let _ = self.resume()?;
+        self.power.end(grace, &mut self.event_loop, &self.ending);
+        Ok(())
+    }
+
+    /// Stops the machine and builds it again from the same plan.
+    pub(super) fn rebuild(&mut self, event: Event) -> Result<(), RunError> {
+        let counted = self.watched.is_written().then(|| self.snapshot());
+        let Some(Life { plan, surroundings, machine }) = self.life.take() else { return Ok(()) };
+        machine.stop(&mut self.event_loop).map_err(host("stop the machine"))?;
+        self.ending.clear();
+        events::emit(event);
+        boot_timer::begin(Instant::now(), clock::process_time());
+        let machine = self.build(&plan, &surroundings)?;
+        self.life = Some(Life { plan, surroundings, machine });
+        self.phase = Phase::Running;
+        self.move_metrics(counted.as_ref());
+        Ok(())
     }
 }

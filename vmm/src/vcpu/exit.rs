@@ -9,7 +9,6 @@ use std::io;
 
 use devices::bus::Effect;
 use devices::counters;
-use devices::metrics::Counter;
 use kvm_ioctls::{VcpuExit, VcpuFd};
 
 use super::Buses;
@@ -18,21 +17,21 @@ counters! {
     /// Why a vCPU left the guest, and how often.
     // On a cache line of its own, because each vCPU writes to its own.
     #[repr(align(64))]
-    pub struct Exits => ExitCounts {
+    pub struct Exits {
         /// Reads of ports.
-        io_in: Counter,
+        io_in,
         /// Writes to ports.
-        io_out: Counter,
+        io_out,
         /// Reads of registers in memory.
-        mmio_read: Counter,
+        mmio_read,
         /// Writes to them.
-        mmio_write: Counter,
+        mmio_write,
         /// Signals, and nothing that could be done.
-        interrupted: Counter,
+        interrupted,
         /// The end of the machine, in whatever way.
-        ended: Counter,
+        ended,
         /// KVM or the host could not go on.
-        failed: Counter,
+        failed,
     }
 }
 

@@ -7,7 +7,7 @@ mod gate;
 mod registers;
 mod thread;
 
-pub use exit::{EmulationFailure, ExitCounts, VmExit};
+pub use exit::{EmulationFailure, Exits, VmExit};
 pub use registers::{BootState, VcpuError};
 pub use thread::{VcpuHandle, VcpuSetup, install_kick_handler};
 

@@ -12,12 +12,12 @@ use std::sync::Arc;
 use std::thread::{Builder, JoinHandle};
 
 use devices::bus::Effect;
-use devices::metrics::Live;
+use devices::metrics::Numbers;
 use kvm_bindings::{KVM_SYSTEM_EVENT_RESET, KVM_SYSTEM_EVENT_SHUTDOWN};
 use kvm_ioctls::VcpuFd;
 use vmm_sys_util::signal::{Killable, SIGRTMIN, register_signal_handler};
 
-use super::exit::{ExitCounts, Exits, run_once};
+use super::exit::{Exits, run_once};
 use super::gate::{Gate, Wish};
 use super::{Buses, VmExit};
 use crate::affinity::CpuSet;
@@ -90,7 +90,7 @@ impl VcpuHandle {
 
     /// Why and how often the guest was left.
     #[must_use]
-    pub fn exits(&self) -> ExitCounts {
+    pub fn exits(&self) -> Numbers {
         self.exits.read()
     }
 

@@ -12,6 +12,7 @@ use vmm_sys_util::timerfd::TimerFd;
 
 use super::statistics::Statistics;
 use crate::interrupt::Interrupt;
+use crate::metrics::Numbers;
 use crate::virtio::session::{self, Sessions};
 
 /// Pages of a balloon have 4 KiB (virtio 1.3, 5.5.6), whatever the host's have.
@@ -91,6 +92,35 @@ pub struct BalloonCounters {
     pub hints: u64,
     /// Given back to the host because of that.
     pub hinted: u64,
+}
+
+impl BalloonCounters {
+    /// The same by names.
+    #[must_use]
+    pub fn numbers(&self) -> Numbers {
+        let names = "released partial outside excess failed inflated_bytes deflated_bytes inflations deflations \
+                     statistics reports reported hints hinted";
+        let bytes = |pages: u64| pages << PAGE_SHIFT;
+        Numbers::new(
+            names,
+            &[
+                self.released,
+                self.partial,
+                self.outside,
+                self.excess,
+                self.failed,
+                bytes(self.inflated_pages),
+                bytes(self.deflated_pages),
+                self.inflations,
+                self.deflations,
+                self.statistics,
+                self.reports,
+                self.reported,
+                self.hints,
+                self.hinted,
+            ],
+        )
+    }
 }
 
 /// The same, as the handlers count.

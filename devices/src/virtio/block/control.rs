@@ -1,13 +1,12 @@
 //! Changing a block device while its machine runs: its limits, and the disk behind it.
 
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use super::config;
-use super::counters::{QueueCounters, QueueCounts};
+use super::counters::{QueueCounters, QueueCounts, QueueTimes};
 use crate::backend::disk::{Disk, DiskError};
-use crate::metrics::Live;
 use crate::rate_limiter::{Limiter, Limits};
 use crate::virtio::session::Sessions;
 
@@ -16,7 +15,8 @@ pub(super) struct Shared {
     disk: Mutex<Arc<Disk>>,
     /// How often the disk was replaced.
     changes: AtomicU32,
-    is_measured: AtomicBool,
+    /// Those of each queue, in order, where somebody wants to know how long requests take.
+    times: OnceLock<Vec<Arc<QueueTimes>>>,
     /// Those of each queue, in order.
     pub(super) counters: Vec<Arc<QueueCounters>>,
     pub(super) limiter: Arc<Limiter>,
@@ -28,7 +28,7 @@ impl Shared {
         Arc::new(Self {
             disk: Mutex::new(disk),
             changes: AtomicU32::new(0),
-            is_measured: AtomicBool::new(false),
+            times: OnceLock::new(),
             counters: (0..queues).map(|_| Arc::default()).collect(),
             limiter,
             sessions: Sessions::default(),
@@ -40,9 +40,9 @@ impl Shared {
         self.disk.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Whether somebody wants to know how long requests take.
-    pub(super) fn is_measured(&self) -> bool {
-        self.is_measured.load(Ordering::Relaxed)
+    /// Those of queue `index`, where they are measured.
+    pub(super) fn times(&self, index: usize) -> Option<&Arc<QueueTimes>> {
+        self.times.get()?.get(index)
     }
 
     /// How often the disk was replaced. Whoever asks first, and then for the disk, does not miss one.
@@ -77,13 +77,17 @@ impl BlockControl {
 
     /// Has the time that requests take measured from the next activation of the device on.
     pub fn measure_times(&self) {
-        self.shared.is_measured.store(true, Ordering::Relaxed);
+        let queues = self.shared.counters.len();
+        self.shared.times.get_or_init(|| (0..queues).map(|_| Arc::default()).collect());
     }
 
     /// What each queue has counted since the device was made.
     #[must_use]
     pub fn counts(&self) -> Vec<QueueCounts> {
-        self.shared.counters.iter().map(|queue| queue.read()).collect()
+        let read = |(index, counters): (usize, &Arc<QueueCounters>)| {
+            QueueCounts::read(counters, self.shared.times(index).map(|times| &**times))
+        };
+        self.shared.counters.iter().enumerate().map(read).collect()
     }
 
     /// What its queues are limited by.

@@ -7,35 +7,55 @@ use std::time::Instant;
 
 use super::request::Kind;
 use crate::counters;
-use crate::metrics::{Counter, Times};
+use crate::metrics::{Numbers, TimeCounts, Times};
 
 counters! {
     /// The counters of one queue. Requests are counted when they are answered.
-    pub struct QueueCounters => QueueCounts {
+    pub struct QueueCounters {
         /// Kicks that were heard.
-        kicks: Counter,
+        kicks,
         /// Reads that succeeded.
-        reads: Counter,
+        reads,
         /// Bytes they read.
-        read_bytes: Counter,
+        read_bytes,
         /// Writes that succeeded.
-        writes: Counter,
+        writes,
         /// Bytes they wrote.
-        written_bytes: Counter,
+        written_bytes,
         /// Flushes that succeeded.
-        flushes: Counter,
+        flushes,
         /// Discards and write-zeroes that succeeded.
-        clears: Counter,
+        clears,
         /// Requests that the driver should not have sent: malformed, out of range, or not supported.
-        refused: Counter,
+        refused,
         /// Requests that failed because the host did.
-        failed: Counter,
-        /// How long reads took, where that is measured.
-        read_times: Times,
-        /// How long writes took.
-        write_times: Times,
-        /// How long flushes took.
-        flush_times: Times,
+        failed,
+    }
+}
+
+/// How long requests of one queue took.
+#[derive(Debug, Default)]
+pub(super) struct QueueTimes {
+    read: Times,
+    write: Times,
+    flush: Times,
+}
+
+/// What a queue has counted, at one moment.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct QueueCounts {
+    /// By the names of [`QueueCounters`].
+    pub numbers: Numbers,
+    /// How long requests took, by what they were; nothing where that is not measured.
+    pub times: Vec<(&'static str, TimeCounts)>,
+}
+
+impl QueueCounts {
+    pub(super) fn read(counters: &QueueCounters, times: Option<&QueueTimes>) -> Self {
+        let times = times.map(|it| {
+            vec![("read", it.read.read()), ("write", it.write.read()), ("flush", it.flush.read())]
+        });
+        Self { numbers: counters.read(), times: times.unwrap_or_default() }
     }
 }
 
@@ -44,14 +64,14 @@ counters! {
 /// The clock is read for a batch, not for a request: those that are found together begin together, and the driver
 /// hears of them together.
 pub(super) struct Stopwatch {
-    counters: Arc<QueueCounters>,
+    times: Arc<QueueTimes>,
     found_at: Instant,
     answered: Vec<(Kind, Instant)>,
 }
 
 impl Stopwatch {
-    pub(super) fn new(counters: Arc<QueueCounters>) -> Self {
-        Self { counters, found_at: Instant::now(), answered: Vec::new() }
+    pub(super) fn new(times: Arc<QueueTimes>) -> Self {
+        Self { times, found_at: Instant::now(), answered: Vec::new() }
     }
 
     /// Requests that are found from now on begin now.
@@ -77,9 +97,9 @@ impl Stopwatch {
         let now = Instant::now();
         for (kind, found_at) in self.answered.drain(..) {
             let times = match kind {
-                Kind::Read => &self.counters.read_times,
-                Kind::Write => &self.counters.write_times,
-                Kind::Flush => &self.counters.flush_times,
+                Kind::Read => &self.times.read,
+                Kind::Write => &self.times.write,
+                Kind::Flush => &self.times.flush,
                 Kind::Discard | Kind::WriteZeroes | Kind::GetId | Kind::Refused => continue,
             };
             times.record(now.saturating_duration_since(found_at));

@@ -83,6 +83,8 @@ impl Handler {
         counters: Arc<QueueCounters>,
         link: Link,
     ) -> Self {
+        let times = link.shared.times(queue.index().into());
+        let stopwatch = times.cloned().map(Stopwatch::new);
         Self {
             name,
             io,
@@ -90,7 +92,7 @@ impl Handler {
             rules,
             slots: Vec::new(),
             free: Vec::new(),
-            stopwatch: link.shared.is_measured().then(|| Stopwatch::new(counters.clone())),
+            stopwatch,
             counters,
             gate: Gate::new(link.shared.limiter.clone()),
             linger: Linger::new(),

@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use super::{Counts, Shared};
-use crate::metrics::Live;
+use super::Shared;
+use crate::metrics::Numbers;
 use crate::rate_limiter::{Limiter, Limits};
 
 /// What a network card is limited by, all queue pairs together: bytes of frames, and frames.
@@ -35,7 +35,7 @@ impl NetControl {
 
     /// What the card has counted since it was made.
     #[must_use]
-    pub fn counts(&self) -> Counts {
+    pub fn counts(&self) -> Numbers {
         self.shared.counters.read()
     }
 

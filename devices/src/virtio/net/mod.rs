@@ -28,9 +28,10 @@ use super::queue::Queue;
 use super::session::{Session, Sessions};
 use crate::backend::net::NetBackend;
 use crate::interrupt::Interrupt;
+use crate::metrics::Counter;
 use crate::rate_limiter::Limiter;
 
-pub use counters::{Counter, Counters, Counts};
+pub use counters::Counters;
 pub use limits::{NetControl, NetLimits};
 pub use options::{MacAddress, Mtu, NetError};
 

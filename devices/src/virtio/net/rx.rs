@@ -331,7 +331,7 @@ impl Receiver {
         self.gate.charge((len - header::LEN) as u64);
         let counters = &self.port.shared.counters;
         counters.rx_frames.increment();
-        counters.rx_bytes.add(len - header::LEN);
+        counters.rx_bytes.add((len - header::LEN) as u64);
         Ok(())
     }
 

@@ -99,7 +99,7 @@ impl QueueHandler for Sender {
     }
 
     fn handle(&mut self, token: u16) -> Result<(), QueueError> {
-        self.port.shared.counters.tx_kicks.add(usize::from(token == KICK));
+        self.port.shared.counters.tx_kicks.add(u64::from(token == KICK));
         let mut left = MAX_TURN;
         while !self.gate.is_closed() {
             self.queue.silence_kicks()?;
@@ -128,7 +128,7 @@ impl QueueHandler for Sender {
 fn count_sent(port: &Port, len: usize) {
     let counters = &port.shared.counters;
     counters.tx_frames.increment();
-    counters.tx_bytes.add(len - header::LEN);
+    counters.tx_bytes.add((len - header::LEN) as u64);
 }
 
 fn count_unsent(port: &Port, error: &std::io::Error) {

@@ -26,7 +26,7 @@ use crate::backend::vsock::Backend;
 use handler::Handler;
 use muxer::Muxer;
 
-pub use counters::{Counters, Counts};
+pub use counters::Counters;
 
 /// Streams are supported.
 pub const F_STREAM: u64 = 1 << 0;

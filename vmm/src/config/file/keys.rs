@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use devices::metadata::Version;
 use serde::{Deserialize, Deserializer};
+use serde_json::Value;
 
 use super::FileError;
 use super::console::Console;
@@ -16,8 +17,9 @@ use super::limiter::RateLimiter;
 use crate::config::metadata::parse_address;
 use crate::config::{
     Backing, BalloonConfig, BootProtocol, CmdlineConfig, CpuTemplateConfig, CpusConfig, DiskConfig,
-    DiskEngine, DiskFormat, IoThread, MetadataConfig, NetConfig, NetSource, OnReboot, Pages, Ready,
-    ValueError, VmConfig, VsockConfig, parse_duration, parse_level, parse_mac,
+    DiskEngine, DiskFormat, IoThread, MetadataConfig, MetricsConfig, NetConfig, NetSource,
+    OnReboot, Pages, Ready, ValueError, VmConfig, VsockConfig, parse_duration, parse_level,
+    parse_mac,
 };
 
 /// The whole file.
@@ -34,6 +36,7 @@ pub(super) struct Root {
     balloon: Option<Balloon>,
     mmds_config: Option<MmdsConfig>,
     logger: Option<Logger>,
+    metrics: Option<Value>,
     // Our own.
     console: Option<Console>,
     serial: Option<Console>,
@@ -46,7 +49,6 @@ pub(super) struct Root {
     ready_pattern: Option<String>,
     // Known, but not here.
     memory_hotplug: Given,
-    metrics: Given,
     pmem: Given,
 }
 
@@ -198,7 +200,7 @@ pub(super) struct Given(pub(super) bool);
 
 impl<'de> Deserialize<'de> for Given {
     fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
-        let value = serde_json::Value::deserialize(from)?;
+        let value = Value::deserialize(from)?;
         Ok(Self(!value.is_null() && value.as_array().is_none_or(|list| !list.is_empty())))
     }
 }
@@ -222,6 +224,11 @@ impl Root {
             timeout: duration("timeout", self.timeout)?,
             grace: duration("grace", self.grace)?,
             on_reboot: self.on_reboot,
+            metrics: self
+                .metrics
+                .map(MetricsConfig::from_json)
+                .transpose()
+                .map_err(|what| FileError::Keys { key: "metrics".to_owned(), what })?,
             ready: Ready {
                 pattern: self.ready_pattern,
                 within: duration("wait-ready", self.wait_ready)?,
@@ -265,8 +272,7 @@ impl Root {
     fn refuse_unsupported(&self) -> Result<(), FileError> {
         let no_device = "there is no such device; remove the key";
         unsupported(self.memory_hotplug.0, "memory-hotplug", no_device)?;
-        unsupported(self.pmem.0, "pmem", no_device)?;
-        unsupported(self.metrics.0, "metrics", "there are no metrics; remove the key")
+        unsupported(self.pmem.0, "pmem", no_device)
     }
 }
 
@@ -439,13 +445,11 @@ impl MmdsConfig {
 
 impl Logger {
     fn put_into(self, config: &mut VmConfig) -> Result<(), FileError> {
-        let module = self.module.is_some();
-        unsupported(module, "logger.module", "lines are chosen by level only")?;
-        let origin = self.show_log_origin == Some(true);
-        unsupported(origin, "logger.show_log_origin", "lines do not tell; use false")?;
         let level = self.level.map(|text| parse_level(&text)).transpose();
         config.level = level.map_err(|source| value("logger.level", source))?;
         config.log_path = self.log_path;
+        config.log_origin = self.show_log_origin;
+        config.log_module = self.module;
         Ok(())
     }
 }

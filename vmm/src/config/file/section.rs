@@ -32,6 +32,8 @@ pub enum Section {
     Serial,
     /// `logger`
     Logger,
+    /// `metrics`
+    Metrics,
 }
 
 /// What a configuration is to say from now on in one of its sections.
@@ -144,7 +146,10 @@ impl Change {
             Section::Logger => {
                 config.log_path = said.log_path.or_else(|| config.log_path.take());
                 config.level = said.level.or(config.level);
+                config.log_origin = said.log_origin.or(config.log_origin);
+                config.log_module = said.log_module.or_else(|| config.log_module.take());
             }
+            Section::Metrics => config.metrics = said.metrics,
         }
         Ok(())
     }
@@ -175,6 +180,7 @@ impl Section {
             Self::Entropy => ("entropy", false),
             Self::Serial => ("serial", false),
             Self::Logger => ("logger", false),
+            Self::Metrics => ("metrics", false),
         }
     }
 

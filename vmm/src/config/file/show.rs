@@ -6,8 +6,8 @@ use serde_json::{Map, Value, json};
 
 use crate::config::{
     BalloonConfig, BootProtocol, CmdlineConfig, ConsoleTarget, CpusConfig, DiskConfig, DiskEngine,
-    IoThread, MetadataConfig, NetConfig, NetSource, OnReboot, Pages, VmConfig, VsockConfig, net,
-    plan, vsock::GUEST_CID_DEFAULT,
+    IoThread, MetadataConfig, MetricsConfig, NetConfig, NetSource, OnReboot, Pages, VmConfig,
+    VsockConfig, net, plan, vsock::GUEST_CID_DEFAULT,
 };
 
 /// The whole file.
@@ -18,19 +18,15 @@ pub(in crate::config) fn whole(config: &VmConfig) -> Value {
         "drives": config.disks.iter().map(drive).collect::<Vec<_>>(),
         "network-interfaces": config.nets.iter().map(network_interface).collect::<Vec<_>>(),
         "entropy": config.rng.map(|enabled| json!({"enabled": enabled, "rate_limiter": null})),
-        "logger": null,
+        "logger": logger(config),
         "balloon": config.balloon.as_ref().map(balloon),
         "cpu-config": config.cpu_template,
         "memory-hotplug": null,
-        "metrics": null,
+        "metrics": config.metrics.as_ref().map(metrics),
         "mmds-config": mmds_config(config),
         "pmem": [],
         "vsock": config.vsock.as_ref().map(vsock),
     });
-    if config.log_path.is_some() || config.level.is_some() {
-        let level = config.level.map(|level| level.as_str());
-        set(&mut root, "logger", json!({"log_path": config.log_path, "level": level}));
-    }
     // Our own, where something is said.
     let own = [
         ("iothreads", some(config.iothreads.iter().map(iothread).collect())),
@@ -45,6 +41,30 @@ pub(in crate::config) fn whole(config: &VmConfig) -> Value {
     ];
     put(&mut root, own);
     root
+}
+
+/// Where metrics are written.
+fn metrics(metrics: &MetricsConfig) -> Value {
+    let mut object = json!({ "metrics_path": metrics.path });
+    if !metrics.properties.is_null() {
+        set(&mut object, "properties", metrics.properties.clone());
+    }
+    object
+}
+
+/// The log, where something is said of it.
+fn logger(config: &VmConfig) -> Option<Value> {
+    let VmConfig { log_path, level, log_origin, log_module, .. } = config;
+    let is_said =
+        log_path.is_some() || level.is_some() || log_origin.is_some() || log_module.is_some();
+    is_said.then(|| {
+        json!({
+            "log_path": log_path,
+            "level": level.map(|level| level.as_str()),
+            "show_log_origin": log_origin.unwrap_or(false),
+            "module": log_module,
+        })
+    })
 }
 
 /// `machine-config`, defaults filled in.

@@ -1,7 +1,8 @@
 use super::*;
 use crate::config::{
     Backing, BootProtocol, CmdlineConfig, ConsoleTarget, CpusConfig, DiskConfig, DiskEngine,
-    DiskFormat, MetadataConfig, NetConfig, NetSource, OnReboot, Pages, Ready, VsockConfig,
+    DiskFormat, MetadataConfig, MetricsConfig, NetConfig, NetSource, OnReboot, Pages, Ready,
+    VsockConfig,
 };
 use devices::metadata::Version;
 use devices::rate_limiter::{Limits, Rate};
@@ -61,10 +62,10 @@ const FIRECRACKER: &str = r#"{
     "log_path": "fc.log",
     "level": "Warning",
     "show_level": true,
-    "show_log_origin": false,
-    "module": null
+    "show_log_origin": true,
+    "module": "vmm::api"
   },
-  "metrics": null,
+  "metrics": { "metrics_path": "m.fifo", "properties": { "a": "b" } },
   "mmds-config": null,
   "entropy": { "rate_limiter": null },
   "pmem": [],
@@ -94,6 +95,12 @@ fn a_firecracker_file_is_read_whole() {
         }],
         log_path: Some("fc.log".into()),
         level: Some(LevelFilter::Warn),
+        log_origin: Some(true),
+        log_module: Some("vmm::api".to_owned()),
+        metrics: Some(MetricsConfig {
+            properties: serde_json::json!({"a": "b"}),
+            ..MetricsConfig::to("m.fifo".into())
+        }),
         vsock: Some(VsockConfig { guest_cid: Some(52), socket: "v.sock".into(), ready_port: None }),
         rng: Some(true),
         ..VmConfig::default()
@@ -185,7 +192,6 @@ fn our_own_keys_say_what_the_flags_can_say() {
 fn what_does_not_exist_here_is_refused_by_name() {
     for (text, key) in [
         (r#"{"memory-hotplug": {"total_size_mib": 1024}}"#, "memory-hotplug"),
-        (r#"{"metrics": {"metrics_path": "m"}}"#, "metrics"),
         (r#"{"pmem": [{"id": "p"}]}"#, "pmem"),
         (r#"{"machine-config": {"cpu_template": "T2"}}"#, "machine-config.cpu_template"),
         (r#"{"machine-config": {"track_dirty_pages": true}}"#, "machine-config.track_dirty_pages"),
@@ -194,8 +200,6 @@ fn what_does_not_exist_here_is_refused_by_name() {
             "drives[1].socket",
         ),
         (r#"{"entropy": {"rate_limiter": {}}}"#, "entropy.rate_limiter"),
-        (r#"{"logger": {"module": "m"}}"#, "logger.module"),
-        (r#"{"logger": {"show_log_origin": true}}"#, "logger.show_log_origin"),
     ] {
         let message = refusal(text);
         assert!(message.starts_with(&format!("{key} is not supported: ")), "{message}");
@@ -275,6 +279,16 @@ fn values_that_make_no_sense_name_their_key() {
         (
             r#"{"network-interfaces": [{"fd": 3, "guest_mac": "01:00:00:00:00:00"}]}"#,
             "network-interfaces[0].guest_mac: \"01:00:00:00:00:00\" is a multicast",
+        ),
+        (r#"{"metrics": 5}"#, "metrics: it must be an object"),
+        (r#"{"metrics": {}}"#, "metrics: metrics_path is missing"),
+        (
+            r#"{"metrics": {"metrics_path": "m", "properties": {"a": 1}}}"#,
+            "metrics: properties must be an object of strings",
+        ),
+        (
+            r#"{"metrics": {"metrics_path": "m", "emit": 1}}"#,
+            "metrics: only metrics_path and properties are known",
         ),
         (r#"{"logger": {"level": "loud"}}"#, "logger.level: level: \"loud\" is none of"),
         (r#"{"console": {"type": "file"}}"#, "console: path is missing"),

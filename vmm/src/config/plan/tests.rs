@@ -49,6 +49,9 @@ fn the_plan_as_json() {
         on_reboot: Some(OnReboot::Restart),
         log_path: Some("vmm.log".into()),
         level: Some(LevelFilter::Debug),
+        log_origin: Some(true),
+        log_module: Some("vmm::run".to_owned()),
+        metrics: Some(MetricsConfig::to("metrics.json".into())),
         ..minimal()
     };
     let json: serde_json::Value =
@@ -112,7 +115,8 @@ fn the_plan_as_json() {
         "timeout_ms": 1500,
         "grace_ms": 0,
         "on_reboot": "restart",
-        "log": { "path": "vmm.log", "level": "debug" },
+        "log": { "path": "vmm.log", "level": "debug", "origin": true, "module": "vmm::run" },
+        "metrics": { "metrics_path": "metrics.json" },
     });
     assert_eq!(json, expected);
 }
@@ -126,7 +130,8 @@ fn defaults() {
     assert_eq!((plan.console, plan.serial), (ConsoleTarget::Stdio, ConsoleTarget::Stdio));
     assert_eq!((plan.timeout, plan.grace), (None, Duration::from_secs(10)));
     assert_eq!(plan.on_reboot, OnReboot::Exit);
-    assert_eq!(plan.log, LogPlan { path: None, level: LevelFilter::Warn });
+    let log = LogPlan { path: None, level: LevelFilter::Warn, origin: false, module: None };
+    assert_eq!((plan.log, plan.metrics), (log, None));
     assert!(plan.disks.is_empty() && plan.nets.is_empty());
 }
 
