@@ -57,7 +57,8 @@ search() {
 # length TARGET: the longest input that is of use.
 length() {
     case $1 in
-    kernel | config | api-body | http) echo 1000 ;;
+    kernel) echo 2000 ;;
+    config | api-body | http) echo 1000 ;;
     *) echo 160 ;;
     esac
 }
