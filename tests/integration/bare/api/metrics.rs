@@ -105,6 +105,11 @@ fn lines(path: &Path) -> Vec<Value> {
     text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
 }
 
+/// How often the guest wrote to a port, in all lines together: it may be quicker than the first of them.
+fn port_writes(lines: &[Value]) -> u64 {
+    lines.iter().map(|line| line["vcpu"]["exit_io_out"].as_u64().unwrap()).sum()
+}
+
 fn lines_of_a_file() {
     let scratch = Scratch::new();
     let (mut machine, api) = bare(&scratch, &[]);
@@ -132,7 +137,7 @@ fn lines_of_a_file() {
     api.action("FlushMetrics");
     let told = lines(&file);
     assert_eq!(told.len(), 2);
-    assert!(told[1]["vcpu"]["exit_io_out"].as_u64().unwrap() > 0);
+    assert!(port_writes(&told) > 0);
     assert_eq!(told[1]["put_api_requests"]["drive_count"], 0, "each count is told once");
     api.action("Reset");
     machine.wait_for("puppet: api\n");
@@ -233,7 +238,7 @@ fn metrics_of_a_file_without_the_api() {
     assert_eq!(told.len(), 2, "one at the start, one at the end");
     assert!(told[0]["api_server"]["process_startup_time_us"].as_u64().unwrap() > 1_000_000);
     assert!(told[1]["api_server"]["process_startup_time_cpu_us"].as_u64().unwrap() > 0);
-    assert!(told[1]["vcpu"]["exit_io_out"].as_u64().unwrap() > 0);
+    assert!(port_writes(&told) > 0);
 }
 
 fn a_throttled_disk() {
