@@ -32,6 +32,8 @@ pub struct Machine {
     pub disk: Option<PathBuf>,
     /// An interface that exists already.
     pub tap: Option<String>,
+    /// Where an API is served, of those that have one.
+    pub api: Option<PathBuf>,
 }
 
 impl Contender {
@@ -98,6 +100,9 @@ fn vmm(machine: &Machine) -> Command {
     }
     if let Some(tap) = &machine.tap {
         command.arg("--net").arg(format!("tap={tap}"));
+    }
+    if let Some(api) = &machine.api {
+        command.arg("--api-sock").arg(api);
     }
     command
 }

@@ -3,6 +3,7 @@
 //! Reads no file and prints nothing. One definition gives the parser, the help, the manual page and the shell
 //! completions. The grammars of values are in `config`; this file only names them.
 
+mod ctl;
 mod firecracker;
 mod flags;
 mod help;
@@ -14,7 +15,7 @@ use std::time::Duration;
 
 use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
 use clap::error::ErrorKind;
-use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
+use clap::{ArgMatches, CommandFactory, FromArgMatches, Parser, Subcommand};
 use clap_complete::Shell;
 use flags::{Wanted, flags};
 use log::LevelFilter;
@@ -42,6 +43,8 @@ pub enum Request {
         /// As JSON.
         json: bool,
     },
+    /// Say something to a machine that runs.
+    Ctl(crate::ctl::Request),
     /// Print this on standard output: help, version, completions or the manual page.
     Print(String),
 }
@@ -106,7 +109,7 @@ pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Request, UsageE
         return Ok(Request::Print(firecracker::version()));
     }
     match read(&args) {
-        Ok(args) => Ok(args.into_request(firecracker)),
+        Ok(args) => args.into_request(firecracker),
         Err(error) => match error.kind() {
             ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => {
                 Ok(Request::Print(error.to_string()))
@@ -133,7 +136,7 @@ fn read(args: &[OsString]) -> Result<Args, clap::Error> {
     name = "vmm",
     version,
     args_conflicts_with_subcommands = true,
-    override_usage = "vmm --kernel PATH [OPTIONS]\n       vmm --config-file PATH [OPTIONS]\n       vmm --api-sock PATH [OPTIONS]\n       vmm doctor | completions | man",
+    override_usage = "vmm --kernel PATH [OPTIONS]\n       vmm --config-file PATH [OPTIONS]\n       vmm --api-sock PATH [OPTIONS]\n       vmm ctl SOCKET VERB | doctor | completions | man",
     subcommand_help_heading = "Other commands"
 )]
 struct Top {}
@@ -142,6 +145,8 @@ struct Top {}
 #[derive(Debug)]
 struct Args {
     command: Option<Command>,
+    /// What stands behind `ctl`.
+    ctl: Option<ArgMatches>,
     boot: BootArgs,
     machine: MachineArgs,
     devices: DeviceArgs,
@@ -170,25 +175,25 @@ enum Command {
 flags! {
     "Boot" struct BootArgs {
         /// Kernel: a bzImage, or an ELF vmlinux or PVH image
-        #[arg(long, value_name = "PATH")]
+        #[arg("PATH")]
         kernel: Option<PathBuf>,
         /// Initial RAM file system for the kernel
-        #[arg(long, value_name = "PATH")]
+        #[arg("PATH")]
         initrd: Option<PathBuf>,
         /// Kernel command line in place of the default one; nothing is added to it
         ///
         /// Without it, the line has words for a fast boot, console= for the consoles, and root= for the disk
         /// with the root file system. --dry-run shows it.
-        #[arg(long, value_name = "TEXT")]
+        #[arg("TEXT")]
         cmdline: Option<String>,
         /// Words to add to the kernel command line [repeatable]
         ///
         /// The default line is quiet: --append loglevel=7 shows all kernel messages. Write --append=TEXT when
         /// TEXT begins with a dash, as in --append='-- arguments for init'.
-        #[arg(long, value_name = "TEXT")]
+        #[arg("TEXT")]
         append: Vec<String>,
         /// How the kernel is entered
-        #[arg(long, value_name = "PROTOCOL")]
+        #[arg("PROTOCOL")]
         boot: Option<BootProtocol>,
     }
 }
@@ -199,20 +204,20 @@ flags! {
         ///
         /// cores counts per socket and threads per core; what is left out is worked out from the rest. pin names
         /// the host's CPU for each vCPU, as in 2,pin=0:1 or 4,pin=4-7.
-        #[arg(long, value_name = "N")]
+        #[arg("N")]
         cpus: Option<CpusConfig>,
         /// Changes to what the vCPUs tell about themselves, as JSON (Firecracker's cpu-config)
-        #[arg(long, value_name = "PATH")]
+        #[arg("PATH")]
         cpu_template: Option<PathBuf>,
         /// Guest memory: SIZE[,hugepages=2M|1G|thp|off][,prefault][,shared] [default: 512M]
         ///
         /// K, M, G and T are powers of 1024; a plain number is MiB. At least 32M. 2M and 1G are pages that the host has
         /// reserved, thp asks for transparent ones. prefault takes all of it at the start; shared makes it a file
         /// without a name, for a process that serves a device.
-        #[arg(long, value_name = "SIZE")]
+        #[arg("SIZE")]
         memory: Option<MemoryConfig>,
         /// Name of the machine in log lines; also goes into generated MAC addresses [default: vm]
-        #[arg(long, value_name = "ID")]
+        #[arg("ID")]
         id: Option<String>,
     }
 }
@@ -227,7 +232,7 @@ flags! {
         /// path=PATH. uring has many transfers under way at once; direct bypasses the host's page cache. bw limits
         /// bytes per second (100M) and iops requests per second (5k); burst is how long a quiet disk saves them up
         /// (100ms).
-        #[arg(long, value_name = "DISK")]
+        #[arg("DISK")]
         disk: Vec<DiskConfig>,
         /// Network card: tap=NAME|fd=N[:N...][,mac=MAC][,mtu=N][,id=ID][,queues=N][,bw=RATE][,pps=RATE][,burst=TIME]
         /// [,iothread=ID][,metadata] [repeatable]
@@ -236,12 +241,12 @@ flags! {
         /// Without mac, an address is made from the names, the same in each run. queues is the number of queue
         /// pairs; with fd, each has its descriptor. bw and pps limit bytes and frames per second in each direction,
         /// as those of --disk do. By a card with metadata the guest reaches the metadata service.
-        #[arg(long, value_name = "NET")]
+        #[arg("NET")]
         net: Vec<NetConfig>,
         /// Thread that serves the disks and nets with iothread=ID: ID[,pin=CPUS] [repeatable]
         ///
         /// Without one, the main thread does. pin is where it may run, as in io0,pin=2-3.
-        #[arg(long, value_name = "IOTHREAD")]
+        #[arg("IOTHREAD")]
         iothread: Vec<IoThread>,
         /// Sockets between guest and host: socket=PATH[,cid=N][,ready=PORT]
         ///
@@ -250,25 +255,23 @@ flags! {
         /// Unix socket PATH_PORT. cid is the guest's own address [default: 3]. With ready, vmm itself listens at that
         /// port of the host: a guest is ready that says READY=1 there, as systemd does with
         /// --append systemd.set_credential=vmm.notify_socket:vsock-stream:2:PORT.
-        #[arg(long, value_name = "VSOCK")]
+        #[arg("VSOCK")]
         vsock: Option<VsockConfig>,
         /// Virtio console (hvc0): stdio, pty, off, file=PATH or socket=PATH
         ///
         /// With neither --console nor --serial, both are on the terminal; with one of them, the other is off.
         /// Ctrl-A x ends the run from the terminal.
-        #[arg(long, value_name = "TARGET")]
+        #[arg("TARGET")]
         console: Option<ConsoleTarget>,
         /// Serial port (ttyS0): stdio, pty, off, file=PATH or socket=PATH
-        #[arg(long, value_name = "TARGET")]
+        #[arg("TARGET")]
         serial: Option<ConsoleTarget>,
         /// Entropy device [default: on]
         #[arg(
-            long,
-            value_name = "ON|OFF",
+            "ON|OFF" by PossibleValuesParser::new(["on", "off"]).map(|word| word == "on"),
             num_args = 0..=1,
             default_missing_value = "on",
             hide_possible_values = true,
-            value_parser = PossibleValuesParser::new(["on", "off"]).map(|word| word == "on")
         )]
         rng: Option<bool>,
         /// Memory balloon: SIZE[,deflate-on-oom][,stats=TIME][,reporting][,hinting]
@@ -277,16 +280,16 @@ flags! {
         /// before it kills processes. With reporting, pages go back whenever they become free in the guest. stats
         /// asks the guest for numbers at intervals; with hinting it can be asked for all its free pages.
         /// Of hugepages=2M and 1G only whole pages go back, which takes reporting or hinting.
-        #[arg(long, value_name = "BALLOON")]
+        #[arg("BALLOON")]
         balloon: Option<BalloonConfig>,
         /// JSON file of metadata for the guest: FILE[,v1|v2][,address=IP][,imds-compat]
         ///
         /// By each --net with metadata the guest gets it at http://169.254.169.254/ or at address, as from
         /// Firecracker's MMDS; v2 asks for a session token. With imds-compat all values are plain text.
-        #[arg(long, value_name = "FILE")]
+        #[arg("FILE")]
         metadata: Option<MetadataConfig>,
         /// Most bytes of metadata [default: 51200]
-        #[arg(long, value_name = "BYTES")]
+        #[arg("BYTES")]
         mmds_size_limit: Option<usize>,
     }
 }
@@ -297,13 +300,13 @@ flags! {
         ///
         /// Without a kernel, the API says what to start and when. fd is a listening socket that the parent process has
         /// left open.
-        #[arg(long, value_name = "SOCKET")]
+        #[arg("SOCKET")]
         api_sock: Option<ApiSocket>,
         /// Write what happens to the machine as lines of JSON: PATH or fd=N
-        #[arg(long, value_name = "SINK")]
+        #[arg("SINK")]
         events: Option<EventSink>,
         /// Append what is counted to this file or FIFO every minute, as Firecracker's lines of JSON
-        #[arg(long, value_name = "PATH")]
+        #[arg("PATH")]
         metrics_path: Option<PathBuf>,
     }
 }
@@ -316,8 +319,7 @@ flags! {
         /// root where the host allows user namespaces. Root becomes user and group uid and gid [default: 65534]; taps
         /// are looked for in the network namespace netns.
         #[arg(
-            long,
-            value_name = "JAIL",
+            "JAIL",
             num_args = 0..=1,
             require_equals = true,
             default_missing_value = ""
@@ -331,34 +333,30 @@ flags! {
         /// End the run after this time, such as 500ms, 30s, 5m or 1h
         ///
         /// A plain number is seconds.
-        #[arg(long, value_name = "TIME", value_parser = parse_duration)]
+        #[arg("TIME" by parse_duration)]
         timeout: Option<Duration>,
         /// End the run when the guest is not ready this long after its start
         ///
         /// The first of these signs counts: its first program writes the byte 123 to address 0xc0000000; it says
         /// READY=1 to the port of --vsock socket=PATH,ready=PORT; or the text of --ready-pattern appears. --events
         /// and the API tell of it as well.
-        #[arg(long, value_name = "TIME", value_parser = parse_duration)]
+        #[arg("TIME" by parse_duration)]
         wait_ready: Option<Duration>,
         /// The guest is ready when this text appears on a console
-        #[arg(long, value_name = "TEXT")]
+        #[arg("TEXT")]
         ready_pattern: Option<String>,
         /// On SIGTERM, how long the guest may take to power off [default: 10s]
-        #[arg(long, value_name = "TIME", value_parser = parse_duration)]
+        #[arg("TIME" by parse_duration)]
         grace: Option<Duration>,
         /// What a reboot of the guest does
-        #[arg(long, value_name = "ACTION")]
+        #[arg("ACTION")]
         on_reboot: Option<OnReboot>,
         /// File to append log lines to [default: standard error]
-        #[arg(long, value_name = "PATH")]
+        #[arg("PATH")]
         log_path: Option<PathBuf>,
         /// Least severe level that is logged: off, error, warn, info, debug or trace [default: warn]
         #[arg(
-            long,
-            value_name = "LEVEL",
-            hide_possible_values = true,
-            ignore_case = true,
-            value_parser = PossibleValuesParser::new([
+            "LEVEL" by PossibleValuesParser::new([
                 PossibleValue::new("off"),
                 PossibleValue::new("error"),
                 PossibleValue::new("warn").alias("warning"),
@@ -366,21 +364,23 @@ flags! {
                 PossibleValue::new("debug"),
                 PossibleValue::new("trace"),
             ])
-            .try_map(|word| parse_level(&word))
+            .try_map(|word| parse_level(&word)),
+            hide_possible_values = true,
+            ignore_case = true,
         )]
         level: Option<LevelFilter>,
         /// Read the machine from a JSON file (Firecracker's layout)
         ///
         /// Flags beside it replace what the file says; disks, nets and appended words are added to the file's.
-        #[arg(long, value_name = "PATH")]
+        #[arg("PATH")]
         config_file: Option<PathBuf>,
         /// Print on standard error when each stage of the start was reached
         ///
         /// The last stage is the guest's: its first program writes the byte 123 to address 0xc0000000.
-        #[arg(long)]
+        #[arg()]
         trace_boot: bool,
         /// Print what would be run, as JSON, and exit; no file but --config-file is opened
-        #[arg(long)]
+        #[arg()]
         dry_run: bool,
     }
 }
@@ -393,8 +393,11 @@ impl Args {
 
     fn define(wanted: &Wanted<'_>) -> clap::Command {
         let mut command = Top::command();
-        if wanted.has_subcommand::<Command>() {
+        if wanted.has_subcommand(Command::has_subcommand) {
             command = Command::augment_subcommands(command);
+        }
+        if wanted.has_subcommand(|word| word == ctl::NAME) {
+            command = command.subcommand(ctl::command());
         }
         command = BootArgs::define(command, wanted);
         command = MachineArgs::define(command, wanted);
@@ -412,28 +415,33 @@ impl Args {
     ) -> Result<Self, clap::Error> {
         let mut matches = definition.try_get_matches_from_mut(args)?;
         let command = match matches.subcommand_name() {
+            Some(ctl::NAME) | None => None,
             Some(_) => Some(Command::from_arg_matches_mut(&mut matches)?),
-            None => None,
         };
+        let ctl = matches.remove_subcommand().map(|(_, words)| words);
         let matches = &mut matches;
         Ok(Self {
             command,
-            boot: BootArgs::take(matches, wanted)?,
-            machine: MachineArgs::take(matches, wanted)?,
-            devices: DeviceArgs::take(matches, wanted)?,
-            run: RunArgs::take(matches, wanted)?,
-            control: ControlArgs::take(matches, wanted)?,
-            jail: JailArgs::take(matches, wanted)?,
+            ctl,
+            boot: BootArgs::take(matches, wanted),
+            machine: MachineArgs::take(matches, wanted),
+            devices: DeviceArgs::take(matches, wanted),
+            run: RunArgs::take(matches, wanted),
+            control: ControlArgs::take(matches, wanted),
+            jail: JailArgs::take(matches, wanted),
         })
     }
 
-    fn into_request(self, firecracker: Firecracker) -> Request {
+    fn into_request(self, firecracker: Firecracker) -> Result<Request, UsageError> {
+        if let Some(words) = self.ctl {
+            return ctl::read(words).map(Request::Ctl);
+        }
         match self.command {
-            Some(Command::Doctor { json }) => return Request::Doctor { json },
+            Some(Command::Doctor { json }) => return Ok(Request::Doctor { json }),
             Some(Command::Completions { shell }) => {
-                return Request::Print(help::completions(shell));
+                return Ok(Request::Print(help::completions(shell)));
             }
-            Some(Command::Man) => return Request::Print(help::manual()),
+            Some(Command::Man) => return Ok(Request::Print(help::manual())),
             None => {}
         }
         let Self { boot, machine, devices, run, control, jail, .. } = self;
@@ -441,7 +449,7 @@ impl Args {
             let body_limit = firecracker.body_limit.unwrap_or(BODY_LIMIT);
             Api { socket, body_limit }
         });
-        Request::Run(Run {
+        Ok(Request::Run(Run {
             flags: VmConfig {
                 kernel: boot.kernel,
                 initrd: boot.initrd,
@@ -482,7 +490,7 @@ impl Args {
             firecracker,
             trace_boot: run.trace_boot,
             dry_run: run.dry_run,
-        })
+        }))
     }
 }
 

@@ -17,6 +17,7 @@ use crate::event_loop::{EventLoop, LoopSource, Next, SourceId};
 use crate::events;
 use crate::metrics::Snapshot;
 use crate::readiness::Patterns;
+use crate::requests::ConsoleDevice;
 
 /// How long slow readers get for the rest of the output when the machine has ended.
 const PATIENCE: Duration = Duration::from_millis(500);
@@ -103,6 +104,17 @@ impl Consoles {
             let ConsoleCounters { output, lost, input } = console.counters();
             let numbers = Numbers::new("output lost input", &[output, lost, input]);
             snapshot.push("console", &[("console", name)], numbers, Vec::new());
+        }
+    }
+
+    /// The console that a client means: the one behind that device, or the one that people use.
+    #[must_use]
+    pub fn find(&self, device: Option<ConsoleDevice>) -> Option<&Console> {
+        // The serial port's was opened first; a terminal that both share is both.
+        match device {
+            Some(ConsoleDevice::Serial) => self.serial.as_ref().and_then(|_| self.open.first()),
+            Some(ConsoleDevice::Virtio) => self.virtio.as_ref().and_then(|_| self.open.last()),
+            None => self.open.last(),
         }
     }
 

@@ -23,6 +23,14 @@ pub enum ExitCode {
     TripleFault,
     /// 113: the guest cannot go on: KVM could not enter or emulate it.
     Stuck,
+    /// 115: `vmm ctl`: the machine refused.
+    Refused,
+    /// 116: `vmm ctl`: nobody listens at the socket.
+    NoMachine,
+    /// 117: `vmm ctl`: the connection broke, or the answer is not one of a machine.
+    BrokenConnection,
+    /// 118: `vmm ctl wait`: its `--timeout` was reached.
+    WaitedInVain,
     /// 123: the guest was not ready within `--wait-ready`.
     NotReady,
     /// 124: `--timeout` was reached (the number of coreutils' `timeout`).
@@ -69,6 +77,10 @@ impl ExitCode {
             Self::Panic => 111,
             Self::TripleFault => 112,
             Self::Stuck => 113,
+            Self::Refused => 115,
+            Self::NoMachine => 116,
+            Self::BrokenConnection => 117,
+            Self::WaitedInVain => 118,
             Self::NotReady => 123,
             Self::Timeout => 124,
             Self::HostFailure => 125,
@@ -119,6 +131,10 @@ pub const TABLE: &[Row] = &[
     Row::of(ExitCode::Panic, "the guest kernel panicked (reported through pvpanic)"),
     Row::of(ExitCode::TripleFault, "the guest triple-faulted"),
     Row::of(ExitCode::Stuck, "the guest cannot go on (KVM could not enter or emulate it)"),
+    Row::of(ExitCode::Refused, "vmm ctl: the machine refused"),
+    Row::of(ExitCode::NoMachine, "vmm ctl: nobody listens at the socket"),
+    Row::of(ExitCode::BrokenConnection, "vmm ctl: the connection broke, or no machine answered"),
+    Row::of(ExitCode::WaitedInVain, "vmm ctl wait: --timeout was reached"),
     Row::of(ExitCode::NotReady, "the guest was not ready within --wait-ready"),
     Row::of(ExitCode::Timeout, "--timeout was reached"),
     Row::of(ExitCode::HostFailure, "the host failed (no KVM, no memory); 'vmm doctor' helps"),

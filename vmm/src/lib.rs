@@ -15,6 +15,7 @@ pub mod clock;
 pub mod config;
 pub mod consoles;
 pub mod controls;
+pub mod ctl;
 pub mod device_manager;
 pub mod doctor;
 pub mod end;

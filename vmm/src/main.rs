@@ -12,6 +12,7 @@ use devices::event::chain;
 use vmm::boot_trace;
 use vmm::cli::{self, Request, Run};
 use vmm::config::{ID_DEFAULT, LogPlan};
+use vmm::ctl::{self, CtlError};
 use vmm::doctor;
 use vmm::events;
 use vmm::exit_code::ExitCode;
@@ -27,14 +28,16 @@ extern "C" fn main(count: libc::c_int, values: *const *const libc::c_char) -> li
     // SAFETY: called by the C library with its own arguments, once, before there is another thread.
     let code = match unsafe { process::begin(count, values) } {
         Ok(args) => obey(args),
-        Err(error) => fail(&error, ExitCode::HostFailure),
+        Err(error) => fail(&error, ExitCode::HostFailure).code(),
     };
-    code.code().into()
+    code.into()
 }
 
-fn obey(args: Vec<OsString>) -> ExitCode {
+/// The exit status.
+fn obey(args: Vec<OsString>) -> u8 {
     let start = Instant::now();
-    match cli::parse(args) {
+    let code = match cli::parse(args) {
+        Ok(Request::Ctl(request)) => return control(request),
         Ok(Request::Print(text)) => print(&text, ExitCode::PowerOff),
         Ok(Request::Doctor { json }) => {
             let report = doctor::examine();
@@ -42,7 +45,15 @@ fn obey(args: Vec<OsString>) -> ExitCode {
         }
         Ok(Request::Run(request)) => run_request(request, start),
         Err(error) => fail(&error, ExitCode::BadCommandLine),
-    }
+    };
+    code.code()
+}
+
+fn control(request: ctl::Request) -> u8 {
+    ctl::run(request).unwrap_or_else(|error| match error {
+        CtlError::NoReader => error.exit_code().code(),
+        _ => fail(&error, error.exit_code()).code(),
+    })
 }
 
 fn run_request(mut request: Run, start: Instant) -> ExitCode {

@@ -4,6 +4,7 @@
 //! its [`Inbox`] between two rounds of its event loop and acts on the machine there. Nothing here knows HTTP, and
 //! nothing here acts.
 
+use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::Duration;
@@ -72,6 +73,26 @@ pub enum Command {
     ShowMachine,
     /// Tell its balloon.
     ShowBalloon,
+}
+
+/// A device of the guest that has a console.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ConsoleDevice {
+    /// The serial port.
+    Serial,
+    /// The virtio console.
+    Virtio,
+}
+
+/// A client that wants to be at a console.
+#[derive(Debug)]
+pub struct Visit {
+    /// Which one; the one that people use when it is not said.
+    pub device: Option<ConsoleDevice>,
+    /// The client, which must not block.
+    pub client: UnixStream,
+    /// What it is told first when it is let in.
+    pub words: &'static str,
 }
 
 /// Something about the balloon.
@@ -283,6 +304,8 @@ pub enum Message {
     MetricsDue,
     /// Somebody wants to know all metrics, in whatever phase the machine is.
     Metrics(ReplyTo),
+    /// Somebody wants to be at a console.
+    Visit(Visit, ReplyTo),
 }
 
 /// The owner's end.

@@ -6,6 +6,7 @@
 mod balloon;
 mod change;
 mod check;
+mod console;
 mod jail;
 mod metadata;
 mod metrics;
@@ -324,6 +325,7 @@ impl Session {
                     Message::Metrics(reply) => self.tell_metrics(reply),
                     // A line that is missed is counted.
                     Message::MetricsDue => drop(self.write_metrics()),
+                    Message::Visit(visit, reply) => reply(self.let_in(visit)),
                     Message::Command(command, reply) => {
                         let outcome = match self.ending.reason() {
                             Some(_) => Phase::Ended.permits(command.when()).map_err(Refusal::from),

@@ -8,7 +8,8 @@ use std::fs;
 use std::thread;
 use std::time::Duration;
 
-use harness::{Machine, Need, Vmm, artifacts, count};
+use harness::api::Api;
+use harness::{Machine, Need, Scratch, Vmm, artifacts, count};
 use libtest_mimic::Trial;
 
 use crate::suite::trial;
@@ -25,6 +26,10 @@ const KVM_CALLS: usize = 22;
 const PRIVATE: u64 = 768 << 10;
 /// Memory beside the guest's that is in use, the program's own pages included, which all machines share.
 const RESIDENT: u64 = 3 << 20;
+/// Memory that the API needs beside that: a thread, its stack, the replies that nobody has read.
+const API_PRIVATE: u64 = 512 << 10;
+/// System calls that the API makes until the first KVM_RUN.
+const API_CALLS: usize = 32;
 /// The program on disk.
 const PROGRAM: u64 = 3 << 20;
 
@@ -36,6 +41,8 @@ pub fn tests() -> Vec<Trial> {
         trial("bare::budgets::instructions", &[Need::Kvm, Need::Valgrind], instructions),
         trial("bare::budgets::system_calls", &[Need::Kvm, Need::Strace], system_calls),
         trial("bare::budgets::memory", &[Need::Kvm], memory),
+        trial("bare::budgets::api_memory", &[Need::Kvm], api_memory),
+        trial("bare::budgets::api_calls", &[Need::Kvm, Need::Strace], api_calls),
         trial("bare::budgets::idle_wakeups", &[Need::Kvm], idle_wakeups),
         trial("bare::budgets::program_size", &[], program_size),
     ]
@@ -47,8 +54,8 @@ fn smallest(words: &str) -> Vmm {
 }
 
 /// A machine whose guest has halted for good.
-fn halted() -> Machine {
-    let mut machine = smallest("").spawn();
+fn halted(vmm: Vmm) -> Machine {
+    let mut machine = vmm.spawn();
     machine.wait_for("puppet: \n");
     machine.send("h\n");
     // The guest says nothing any more: it has halted when its vCPU thread does nothing. KVM itself wakes a vCPU
@@ -83,7 +90,7 @@ fn system_calls() {
 
 fn memory() {
     // With a second one running, what both share counts as shared.
-    let (machine, _other) = (halted(), halted());
+    let (machine, _other) = (halted(smallest("")), halted(smallest("")));
     let memory = count::memory(machine.pid(), RAM);
     println!("{memory:?}");
     assert!(memory.private <= PRIVATE, "{memory:?}, {PRIVATE} private bytes are the budget");
@@ -91,8 +98,37 @@ fn memory() {
     assert!(memory.anonymous > 0, "nothing was found: {memory:?}");
 }
 
+/// Side by side, and each of them the second of its kind.
+fn api_memory() {
+    let scratch = Scratch::new();
+    let served = |name: &str| {
+        let path = scratch.join(name);
+        let machine = halted(smallest("").arg("--api-sock").arg(&path));
+        // A client has come and gone.
+        assert_eq!(Api::at(&path).get("/")["state"], "Running");
+        machine
+    };
+    let plain = [halted(smallest("")), halted(smallest(""))];
+    let served = [served("a"), served("b")];
+    let [plain, served] = [&plain, &served].map(|them| count::memory(them[0].pid(), RAM));
+    println!("{served:?} with the API, {plain:?} without");
+    let more = served.private.saturating_sub(plain.private);
+    assert!(more <= API_PRIVATE, "{more} more private bytes, {API_PRIVATE} are the budget");
+    let more = served.resident.saturating_sub(plain.resident);
+    assert!(more <= API_PRIVATE, "{more} more resident bytes, {API_PRIVATE} are the budget");
+}
+
+fn api_calls() {
+    let scratch = Scratch::new();
+    let served = smallest("mute exit=0").arg("--api-sock").arg(scratch.join("api.sock"));
+    let plain = count::calls_until_first_run(smallest("mute exit=0")).total();
+    let served = count::calls_until_first_run(served).total();
+    println!("{served} calls with the API, {plain} without");
+    assert!(served <= plain + API_CALLS, "{served} calls, {plain} without the API");
+}
+
 fn idle_wakeups() {
-    let machine = halted();
+    let machine = halted(smallest(""));
     let before = count::activity(machine.pid());
     assert!(before.cpu_ns > 0, "nothing was found: {before:?}");
     // Long enough for a timer of a Linux kind, ten per second, to show.

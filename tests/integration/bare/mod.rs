@@ -5,6 +5,7 @@ mod api;
 mod balloon;
 mod boot;
 mod budgets;
+mod ctl;
 mod devices;
 mod ends;
 mod faults;
@@ -30,6 +31,7 @@ pub fn tests() -> Vec<Trial> {
         balloon::tests(),
         boot::tests(),
         budgets::tests(),
+        ctl::tests(),
         ends::tests(),
         kernel_file::tests(),
         leaks::tests(),

@@ -26,6 +26,8 @@ pub struct Request {
     pub path: String,
     /// The rest.
     pub body: Vec<u8>,
+    /// Whether the connection can become one to a console.
+    pub upgrades: bool,
 }
 
 /// What came of listening to a client.
@@ -220,7 +222,9 @@ impl<S: Read + Write> Connection<S> {
         self.input = body.split_off(head.body);
         self.keep_alive = head.keep_alive;
         self.state = State::Waiting;
-        Heard::Request(Request { method: head.method, path: head.path, body })
+        // Nothing may stand before or behind what a console says.
+        let upgrades = head.upgrades && self.input.is_empty() && self.sent == self.output.len();
+        Heard::Request(Request { method: head.method, path: head.path, body, upgrades })
     }
 
     /// Answers the request that was heard last.

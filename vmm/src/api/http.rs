@@ -55,6 +55,8 @@ pub struct Head {
     pub keep_alive: bool,
     /// Whether the client sends its body only when told to.
     pub expects_continue: bool,
+    /// Whether it can go on with the bytes of a console.
+    pub upgrades: bool,
 }
 
 /// Why bytes are not a request. The connection cannot go on after that.
@@ -119,8 +121,8 @@ pub fn parse(bytes: &[u8], body_limit: usize) -> Result<Option<Head>, HttpError>
         return Err(HttpError::BodyNotAllowed(method.name()));
     }
     let path = path.to_owned();
-    let Fields { keep_alive, expects_continue, .. } = fields;
-    Ok(Some(Head { method, path, len, body, keep_alive, expects_continue }))
+    let Fields { keep_alive, expects_continue, upgrades, .. } = fields;
+    Ok(Some(Head { method, path, len, body, keep_alive, expects_continue, upgrades }))
 }
 
 /// What the headers say that matters here.
@@ -128,12 +130,14 @@ struct Fields {
     body: u64,
     keep_alive: bool,
     expects_continue: bool,
+    upgrades: bool,
 }
 
 impl Fields {
     fn read(headers: &[httparse::Header<'_>], is_1_1: bool) -> Result<Self, HttpError> {
         let mut length = None;
-        let mut fields = Self { body: 0, keep_alive: is_1_1, expects_continue: false };
+        let mut fields =
+            Self { body: 0, keep_alive: is_1_1, expects_continue: false, upgrades: false };
         for header in headers {
             let value = header.value.trim_ascii();
             let is = |name: &str| header.name.eq_ignore_ascii_case(name);
@@ -156,6 +160,9 @@ impl Fields {
                     return Err(HttpError::Unsupported("Expect, other than 100-continue"));
                 }
                 fields.expects_continue = is_1_1;
+            } else if is("upgrade") {
+                let mut names = value.split(|&b| b == b',').map(<[u8]>::trim_ascii);
+                fields.upgrades |= names.any(|it| it.eq_ignore_ascii_case(CONSOLE.as_bytes()));
             } else if is("connection") {
                 let mut words = value.split(|&b| b == b',').map(<[u8]>::trim_ascii);
                 if words.clone().any(|word| word.eq_ignore_ascii_case(b"close")) {
@@ -284,6 +291,13 @@ impl Reply {
 
 /// What a client that expects it is sent before its body.
 pub const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
+
+/// The protocol that a connection to a console goes on with: bytes, both ways.
+pub const CONSOLE: &str = "vmm-console";
+
+/// What a client is told whose connection goes on with that (RFC 9110, 15.2.2).
+pub const SWITCHING: &str =
+    "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: vmm-console\r\n\r\n";
 
 /// The head of a reply whose body comes in chunks.
 #[must_use]

@@ -13,7 +13,9 @@ use serde_json::{Map, Value, json};
 use super::FIRECRACKER_VERSION;
 use super::http::{ContentType, Method, Reply, Status};
 use crate::config::{Change, RateLimiter, Section, parse_duration};
-use crate::requests::{Answer, BalloonCommand, Code, Command, MetadataCommand, Outcome, Refusal};
+use crate::requests::{
+    Answer, BalloonCommand, Code, Command, ConsoleDevice, MetadataCommand, Outcome, Refusal,
+};
 
 /// What a request asks for.
 #[derive(Debug, PartialEq)]
@@ -28,6 +30,8 @@ pub enum Target {
     Wait(For),
     /// All metrics, as OpenMetrics text.
     Metrics,
+    /// A console, from now on instead of HTTP.
+    Console(Option<ConsoleDevice>),
 }
 
 /// What a client waits for.
@@ -66,6 +70,9 @@ pub fn route(method: Method, path: &str, body: &[u8]) -> Result<Target, Refusal>
         (Get, ["vm", "wait"]) => return Ok(Target::Wait(For::End)),
         (Get, ["vm", "wait", "ready"]) => return Ok(Target::Wait(For::Ready)),
         (Get, ["metrics", "openmetrics"]) => return Ok(Target::Metrics),
+        (Get, ["console"]) => return Ok(Target::Console(None)),
+        (Get, ["console", "serial"]) => return Ok(Target::Console(Some(ConsoleDevice::Serial))),
+        (Get, ["console", "virtio"]) => return Ok(Target::Console(Some(ConsoleDevice::Virtio))),
         (Patch, ["vm"]) => state(body)?,
         (Put, ["actions"]) => action(body)?,
         (Put, ["boot-source"]) => configure(Section::BootSource, body, &["kernel_image_path"])?,

@@ -3,6 +3,7 @@
 
 mod farewell;
 mod life;
+mod replies;
 
 use std::io;
 use std::net::Shutdown;
@@ -16,6 +17,8 @@ use devices::backend::socket::SocketFile;
 use serde_json::json;
 use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
+
+use replies::Replies;
 
 use super::connection::{Connection, Heard, InterestIn, Request};
 use super::http::{Reply, Status};
@@ -52,6 +55,8 @@ enum Order {
     Answer(u64, Outcome),
     /// The thread is to end, and another one will go on with its work.
     Rest,
+    /// The client was let in at a console.
+    Leave(u64),
     /// The machine has ended; `None` when it is not known how.
     Finish(Option<Exit>, Duration),
 }
@@ -95,22 +100,6 @@ impl Server {
 /// Makes an eventfd readable. It fails only at 2^64 - 1 rings nobody took: readable all the same.
 fn ring_bell(bell: &EventFd) {
     let _ = bell.write(1);
-}
-
-/// The way back to the API's thread.
-#[derive(Clone)]
-struct Replies {
-    to: Sender<Order>,
-    bell: Arc<EventFd>,
-}
-
-impl Replies {
-    fn send(&self, client: u64, outcome: Outcome) {
-        // Fails only when the thread is gone, and its clients with it.
-        if self.to.send(Order::Answer(client, outcome)).is_ok() {
-            ring_bell(&self.bell);
-        }
-    }
 }
 
 struct Client {
@@ -165,6 +154,7 @@ impl Worker {
             while let Ok(order) = self.orders.try_recv() {
                 match order {
                     Order::Answer(birth, outcome) => self.answer(birth, outcome, now),
+                    Order::Leave(birth) => self.leave(birth),
                     Order::Rest => return Some(self),
                     Order::Finish(exit, patience) => {
                         self.finish(exit.as_ref(), patience);
@@ -284,7 +274,7 @@ impl Worker {
                     request.path
                 );
                 let (replies, birth) = (self.replies.clone(), client.birth);
-                let Request { method, path, body } = request;
+                let Request { method, path, body, upgrades } = request;
                 let asked = Asked::new(method.name(), &path);
                 self.counters.count(asked);
                 let target = routes::route(method, &path, &body);
@@ -292,18 +282,32 @@ impl Worker {
                 client.asked = Some((asked, is_deprecated));
                 match target {
                     Ok(Target::Owner(command)) => {
-                        let to = Box::new(move |outcome| replies.send(birth, outcome));
-                        self.outbox.send(Message::Command(Box::new(command), to));
+                        let reply = replies.answering(birth);
+                        self.outbox.send(Message::Command(Box::new(command), reply));
                     }
                     Ok(Target::Metrics) => {
-                        let to = Box::new(move |outcome| replies.send(birth, outcome));
-                        self.outbox.send(Message::Metrics(to));
+                        self.outbox.send(Message::Metrics(replies.answering(birth)));
                     }
                     Ok(Target::Events | Target::Wait(_)) if watchers >= WATCHERS => {
                         let message = "Too many clients read events or wait for something.";
                         let refusal = Refusal::new(Code::TooManyConnections, message);
                         let reply = routes::refuse(Status::Unavailable, &refusal);
                         client.answer(reply, &self.counters, now);
+                    }
+                    Ok(Target::Console(device)) if upgrades => {
+                        match client.connection.stream().try_clone() {
+                            Ok(stream) => self.outbox.send(replies.visit(device, stream, birth)),
+                            Err(error) => {
+                                let refusal = Refusal::new(Code::HostFailure, error.to_string());
+                                let reply = routes::reply(Err(refusal));
+                                client.answer(reply, &self.counters, now);
+                            }
+                        }
+                    }
+                    Ok(Target::Console(_)) => {
+                        let message = "A console needs the header Upgrade: vmm-console, and nothing behind the request.";
+                        let refusal = Refusal::new(Code::MalformedRequest, message);
+                        client.answer(routes::reply(Err(refusal)), &self.counters, now);
                     }
                     Ok(Target::Events) => client.connection.start_stream(now),
                     Ok(Target::Wait(what)) => {
@@ -327,6 +331,18 @@ impl Worker {
             client.answer(routes::reply(outcome), &self.counters, now);
         }
         self.settle(place, now);
+    }
+
+    /// Lets go of a client that is at a console from now on: its connection lives on there.
+    fn leave(&mut self, birth: u64) {
+        let Some(slot) = self.place_of(birth).and_then(|place| self.clients.get_mut(place)) else {
+            return;
+        };
+        if let Some(client) = slot.take() {
+            let fd = client.connection.stream().as_raw_fd();
+            // It is in there; closing it would not take it out while the console has it.
+            let _ = self.epoll.ctl(ControlOperation::Delete, fd, EpollEvent::default());
+        }
     }
 
     /// Sends what can be sent, goes on with what was already received, and watches for the rest.

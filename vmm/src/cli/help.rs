@@ -49,6 +49,11 @@ fn write_manual(to: &mut dyn io::Write) -> io::Result<()> {
     for other in command.get_subcommands() {
         let about = other.get_about().map(ToString::to_string).unwrap_or_default();
         writeln!(to, ".TP\n.B vmm {}\n{}", other.get_name(), roff(&about))?;
+        for verb in other.get_subcommands() {
+            let about = verb.get_about().map(ToString::to_string).unwrap_or_default();
+            let name = format!("{} SOCKET {}", other.get_name(), verb.get_name());
+            writeln!(to, ".TP\n.B vmm {}\n{}", roff(&name), roff(&about))?;
+        }
     }
     writeln!(to, ".SH \"EXIT STATUS\"\n.nf\n{}.fi", roff(&exit_code::help_table()))?;
     writeln!(to, ".SH EXAMPLES\n.nf\n{}.fi", roff(EXAMPLES))?;

@@ -2,8 +2,10 @@ use std::io::Write as _;
 use std::os::unix::ffi::OsStringExt;
 
 use super::*;
-use crate::config::{Backing, DiskFormat, NetSource};
+use crate::config::{Backing, DiskFormat, NetSource, parse_limit_change};
+use crate::ctl::{Awaited, Verb};
 use crate::exit_code;
+use crate::requests::ConsoleDevice;
 
 fn request(words: &[&str]) -> Result<Request, UsageError> {
     parse(["vmm"].iter().chain(words).map(OsString::from))
@@ -466,6 +468,14 @@ fn leaving_flags_out_changes_nothing() {
         "completions nosh",
         "--version",
         "man",
+        "ctl s info",
+        "ctl s set disk d bw=1M --json",
+        "ctl s wait ready --timeout 5s",
+        "ctl s stop --grace 1x",
+        "ctl s inof",
+        "ctl",
+        "ctl s",
+        "--id ctl",
     ];
     for line in lines {
         let args: Vec<OsString> =
@@ -489,8 +499,76 @@ fn a_flag_is_defined_where_a_word_may_name_it() {
     let args = ["vmm", "--config-file=f", "k"].map(OsString::from);
     let wanted = Wanted::by(&args);
     assert!(
-        wanted.has("config_file") && !wanted.has("kernel") && !wanted.has_subcommand::<Command>()
+        wanted.has("config_file")
+            && !wanted.has("kernel")
+            && !wanted.has_subcommand(Command::has_subcommand)
     );
     assert_eq!(Args::define(&wanted).get_arguments().count(), 1);
-    assert!(Wanted::All.has("kernel") && Wanted::All.has_subcommand::<Command>());
+    assert!(Wanted::All.has("kernel") && Wanted::All.has_subcommand(|_| false));
+}
+
+fn verb(text: &str) -> Verb {
+    let words: Vec<&str> = text.split(' ').collect();
+    match request(&[&["ctl", "/run/s"], &words[..]].concat()).unwrap() {
+        Request::Ctl(it) => {
+            assert_eq!((it.socket.to_str(), it.json), (Some("/run/s"), words.contains(&"--json")));
+            it.verb
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn every_verb_is_read() {
+    let seconds = |n| Some(Duration::from_secs(n));
+    let limits = |words: &[&str]| parse_limit_change("iops", words).unwrap();
+    let disk = |path: Option<&str>, words: &[&str]| Verb::SetDisk {
+        id: "d".to_owned(),
+        path: path.map(str::to_owned),
+        limits: limits(words),
+    };
+    for (text, expected) in [
+        ("info", Verb::Info),
+        ("info --json", Verb::Info),
+        ("pause", Verb::Pause),
+        ("resume", Verb::Resume),
+        ("stop", Verb::Stop { grace: None }),
+        ("stop --grace 10s", Verb::Stop { grace: seconds(10) }),
+        ("reset", Verb::Reset),
+        ("power-button", Verb::PowerButton),
+        ("set disk d path=a,b=c", disk(Some("a,b=c"), &[])),
+        ("set disk d iops=off path=x bw=1M", disk(Some("x"), &["iops=off", "bw=1M"])),
+        ("set net d pps=5", Verb::SetNet { id: "d".to_owned(), limits: limits(&["iops=5"]) }),
+        ("balloon", Verb::Balloon(None)),
+        ("balloon 512M", Verb::Balloon(Some(512))),
+        ("balloon 0", Verb::Balloon(Some(0))),
+        ("events", Verb::Events),
+        ("wait", Verb::Wait { what: Awaited::Exit, timeout: None }),
+        ("wait ready --timeout 1m", Verb::Wait { what: Awaited::Ready, timeout: seconds(60) }),
+        ("metrics --raw", Verb::Metrics { raw: true }),
+        ("console", Verb::Console(None)),
+        ("console serial", Verb::Console(Some(ConsoleDevice::Serial))),
+    ] {
+        assert_eq!(verb(text), expected, "{text}");
+    }
+}
+
+#[test]
+fn every_mistake_of_a_verb_is_one_line() {
+    for (text, message) in [
+        ("ctl", "requires a subcommand"),
+        ("ctl s", "requires a subcommand"),
+        ("ctl s inof", "unrecognized subcommand 'inof'"),
+        ("ctl s set disk d", "required"),
+        ("ctl s set dsk d bw=1", "invalid value 'dsk'"),
+        ("ctl s set disk d mtu=5", "set: unknown part \"mtu\""),
+        ("ctl s set net d path=x", "set: unknown part \"path\""),
+        ("ctl s balloon much", "\"much\" is not a size"),
+        ("ctl s wait for", "invalid value 'for'"),
+        ("ctl s stop --grace soon", "grace: \"soon\" is not a duration"),
+    ] {
+        let words: Vec<&str> = text.split(' ').collect();
+        let refusal = refusal(&words);
+        assert!(refusal.contains(message) && !refusal.contains('\n'), "{text}: {refusal}");
+    }
 }

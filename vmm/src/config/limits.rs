@@ -8,6 +8,7 @@ use std::time::Duration;
 use devices::rate_limiter::{Limits, Rate};
 use serde::{Serialize, Serializer};
 
+use super::file::RateLimiter;
 use super::value::{Part, ValueError, parse_bandwidth, parse_duration, parse_ops};
 
 /// How long a quiet device saves up its rate when nothing is said: long enough for a batch of requests, too
@@ -59,6 +60,37 @@ impl Words {
         let rate = |per_second: u64| rate(per_second, burst);
         Ok(Limits { bandwidth: self.bandwidth.and_then(rate), ops: self.ops.and_then(rate) })
     }
+}
+
+/// Reads a change of limits: `bw=RATE`, `iops=RATE` (or `pps=RATE`) and `burst=TIME`, one in each of `words`. A rate of
+/// `off` lifts a limit; one that is not named stays.
+///
+/// # Errors
+/// [`ValueError`], as for the flag of a device.
+pub fn parse_limit_change(
+    ops_key: &'static str,
+    words: &[&str],
+) -> Result<RateLimiter, ValueError> {
+    const KNOWN: [&str; 2] =
+        ["bw=RATE|off, iops=RATE|off, burst=TIME", "bw=RATE|off, pps=RATE|off, burst=TIME"];
+    let mut said = Words::new(ops_key);
+    let (mut lifts_bandwidth, mut lifts_ops) = (false, false);
+    for &word in words {
+        let (key, value) = match word.split_once('=') {
+            Some((key, value)) => (key, Some(value.to_owned())),
+            None => (word, None),
+        };
+        if !said.has(key) {
+            let known = if ops_key == "pps" { KNOWN[1] } else { KNOWN[0] };
+            return Err(ValueError::UnknownPart { text: key.to_owned(), known });
+        }
+        match (key, value.as_deref()) {
+            ("bw", Some("off")) => lifts_bandwidth = true,
+            (key, Some("off")) if key == ops_key => lifts_ops = true,
+            _ => said.take(Part { key: key.to_owned(), value })?,
+        }
+    }
+    Ok(RateLimiter::changing(said.limits()?, lifts_bandwidth, lifts_ops))
 }
 
 fn parse_burst(text: &str) -> Result<Duration, ValueError> {
@@ -137,6 +169,36 @@ mod tests {
         let third = Rate::new(1, Duration::from_nanos(333_333_333), 0);
         assert_eq!(read("iops=3").unwrap().ops, third);
         assert_eq!(read("iops=1,burst=1ms").unwrap().ops, rate(1, 1000));
+    }
+
+    fn change(words: &[&str]) -> Result<Limits, String> {
+        let old = Limits { bandwidth: rate(7, 7), ops: rate(9, 9) };
+        let change = parse_limit_change("iops", words);
+        change.map(|change| change.changed(old)).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn a_change_names_what_becomes_another_and_what_goes() {
+        let (bandwidth, ops) = (rate(7, 7), rate(9, 9));
+        for (words, expected) in [
+            (&[][..], Limits { bandwidth, ops }),
+            (&["bw=100M"], Limits { bandwidth: rate(10 << 20, 100), ops }),
+            (&["iops=off"], Limits { bandwidth, ops: None }),
+            (&["bw=off", "iops=5k", "burst=1s"], Limits { bandwidth: None, ops: rate(5000, 1000) }),
+        ] {
+            assert_eq!(change(words), Ok(expected), "{words:?}");
+        }
+        for (words, message) in [
+            (&["bw=fast"][..], "bw: \"fast\" is not a rate"),
+            (&["bw"], "\"bw\" must be written bw=RATE"),
+            (&["burst=1s"], "burst is nothing by itself"),
+            (&["burst=off"], "burst: \"off\" is not possible"),
+            (&["pps=5"], "unknown part \"pps\""),
+            (&["bw=1M,iops=5"], "bw: \"1M,iops=5\" is not a rate"),
+        ] {
+            let refusal = change(words).unwrap_err();
+            assert!(refusal.starts_with(message), "{words:?}: {refusal}");
+        }
     }
 
     #[test]

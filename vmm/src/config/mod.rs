@@ -46,6 +46,7 @@ pub use file::{Change, FileError, RateLimiter, Section};
 pub use id::{ID_MAX, Kind};
 pub use iothread::IoThread;
 pub use jail::JailConfig;
+pub use limits::parse_limit_change;
 pub use memory::{Backing, MemoryConfig, Pages};
 pub use metadata::{MetadataConfig, MetadataPlan};
 pub use net::{MTU, NET_QUEUES, NetConfig, NetPlan, NetSource, TAP_NAME_MAX};

@@ -1,11 +1,15 @@
 use super::*;
 
-const NAMED: [ExitCode; 12] = [
+const NAMED: [ExitCode; 16] = [
     ExitCode::PowerOff,
     ExitCode::Reboot,
     ExitCode::Panic,
     ExitCode::TripleFault,
     ExitCode::Stuck,
+    ExitCode::Refused,
+    ExitCode::NoMachine,
+    ExitCode::BrokenConnection,
+    ExitCode::WaitedInVain,
     ExitCode::NotReady,
     ExitCode::Timeout,
     ExitCode::HostFailure,
@@ -18,7 +22,10 @@ const NAMED: [ExitCode; 12] = [
 #[test]
 fn the_numbers_are_a_contract() {
     let codes = NAMED.map(ExitCode::code);
-    assert_eq!(codes, [0, 110, 111, 112, 113, 123, 124, 125, 130, 143, 152, 153]);
+    assert_eq!(
+        codes,
+        [0, 110, 111, 112, 113, 115, 116, 117, 118, 123, 124, 125, 130, 143, 152, 153]
+    );
 }
 
 #[test]

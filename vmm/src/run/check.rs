@@ -64,6 +64,11 @@ pub(super) fn no_card() -> Refusal {
     Refusal::new(Code::UnknownDevice, message)
 }
 
+/// There is no such console.
+pub(super) fn no_console() -> Refusal {
+    Refusal::new(Code::UnknownDevice, "there is no such console")
+}
+
 /// There is no balloon.
 pub(super) fn no_balloon() -> Refusal {
     Refusal::new(Code::UnknownDevice, "there is no balloon")

@@ -96,6 +96,16 @@ impl Cursor {
         Self { position: backlog.start(), aside: Vec::new(), lost: 0 }
     }
 
+    /// A reader that is told `words`, and begins with whatever comes next.
+    pub(super) fn at_end_of(backlog: &Backlog, words: Vec<u8>) -> Self {
+        Self { position: backlog.end(), aside: words, lost: 0 }
+    }
+
+    /// The same reader, told `words` first.
+    pub(super) fn after(self, words: Vec<u8>) -> Self {
+        Self { aside: words, ..self }
+    }
+
     /// Position of the next byte to deliver.
     pub(super) fn position(&self) -> u64 {
         self.position

@@ -14,7 +14,7 @@ use super::descriptor::Descriptor;
 use super::escape::{Command, EscapeDecoder, HELP};
 use super::hub::Hub;
 use super::outlet::{Outlet, Pending};
-use super::socket::Listener;
+use super::socket::{Client, Listener};
 use super::source::Source;
 use super::terminal::Terminal;
 use super::{ConsoleEvent, Size};
@@ -203,9 +203,8 @@ impl Host {
                 watch_room(&self.epoll, outlet);
             }
         }
-        if self.replays {
-            self.drop_peers(hub, |outlet| outlet.pending() == Pending::Gone);
-        } else {
+        self.drop_peers(hub, |it| it.is_visitor && it.pending() == Pending::Gone);
+        if !self.replays {
             // A reader that is gone for good stays in the list: what it does not get is lost.
             let reading = |o: &&Outlet| o.pending() != Pending::Gone;
             let delivered = self.outlets.iter().filter(reading).map(Outlet::position).min();
@@ -248,22 +247,43 @@ impl Host {
             let Some(client) = self.listener.as_mut().and_then(Listener::accept) else {
                 return;
             };
-            if self.outlets.len() >= MAX_CLIENTS {
-                // One that left input behind, unread, must not keep others out.
-                self.drop_peers(hub, Outlet::is_hung_up);
-            }
-            if self.outlets.len() >= MAX_CLIENTS {
+            if self.is_full(hub) {
                 // The socket is new and empty: there is room for one line.
                 let _ = client.output.write(BUSY);
                 continue;
             }
             let id = self.next_id();
             match self.push_source(id, client.input, None) {
-                Ok(()) => self.outlets.push(Outlet::new(id, client.output, hub)),
+                Ok(()) => {
+                    let cursor = hub.newcomer(&[], true);
+                    self.outlets.push(Outlet::visitor(id, client.output, cursor));
+                }
                 Err(error) => log::warn!("console: a client cannot be watched: {error}"),
             }
         }
         hub.wake_again();
+    }
+
+    /// Lets one more client in, which is told `words` first.
+    pub(super) fn attach(&mut self, client: Client, words: &[u8], hub: &Hub) -> io::Result<()> {
+        if self.is_full(hub) {
+            return Err(io::ErrorKind::QuotaExceeded.into());
+        }
+        let id = self.next_id();
+        self.push_source(id, client.input, None)?;
+        let cursor = hub.newcomer(words, self.replays);
+        self.outlets.push(Outlet::visitor(id, client.output, cursor));
+        // The next round writes and reads.
+        hub.wake_again();
+        Ok(())
+    }
+
+    fn is_full(&mut self, hub: &Hub) -> bool {
+        if self.outlets.len() >= MAX_CLIENTS {
+            // One that left input behind, unread, must not keep others out.
+            self.drop_peers(hub, |it| it.is_visitor && it.is_hung_up());
+        }
+        self.outlets.len() >= MAX_CLIENTS
     }
 
     fn read_sources(&mut self, hub: &Hub) -> Option<ConsoleEvent> {

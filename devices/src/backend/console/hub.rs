@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
-use super::backlog::Backlog;
+use super::backlog::{Backlog, Cursor};
 use super::{Overhear, Size, Stage};
 
 /// Most input that waits for the guest. A paste beyond it stays with whoever sends it, since its source
@@ -230,6 +230,16 @@ impl Hub {
     /// Keeps the last `len` bytes shown from now on, whoever has read them.
     pub(super) fn keep_tail(&self, len: usize) {
         self.state().tail = Backlog::new(len);
+    }
+
+    /// Where somebody begins to read who is told `words` first, then what was said last.
+    pub(super) fn newcomer(&self, words: &[u8], replays: bool) -> Cursor {
+        let state = self.state();
+        if replays {
+            return Cursor::at_start_of(&state.screen).after(words.to_vec());
+        }
+        let words = [words, &state.tail.to_vec()].concat();
+        Cursor::at_end_of(&state.screen, words)
     }
 
     /// Lets `listener` hear what devices write from now on.

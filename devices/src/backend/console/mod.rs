@@ -29,12 +29,13 @@ mod sys;
 mod terminal;
 
 use std::io;
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 pub use port::ConsolePort;
-pub use terminal::{restore_now, terminal_fd};
+pub use terminal::{Terminal, restore_now, terminal_fd};
 
 use super::socket::{SocketError, SocketFile};
 use crate::event::Interest;
@@ -186,6 +187,16 @@ impl Console {
     #[must_use]
     pub fn tail(&self) -> Vec<u8> {
         self.shared.hub.tail()
+    }
+
+    /// Lets a client in as one of those of a socket, wherever else the console leads: it sees the output, which others see
+    /// as well, and types. It is told `words`, then the newest output that is kept.
+    ///
+    /// # Errors
+    /// `QuotaExceeded` when there are as many clients as there may be; otherwise the host's answer.
+    pub fn attach(&self, client: UnixStream, words: &[u8]) -> io::Result<()> {
+        let client = socket::split(client)?;
+        self.lock_host().attach(client, words, &self.shared.hub)
     }
 
     /// Lets `listener` hear what devices write from now on.

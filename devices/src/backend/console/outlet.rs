@@ -35,6 +35,8 @@ pub(super) struct Outlet {
     pub(super) id: u32,
     /// Whether the loop knows the descriptor already.
     pub(super) is_watched: bool,
+    /// Whether it comes and goes: once it is gone, it is forgotten.
+    pub(super) is_visitor: bool,
     to: Descriptor,
     cursor: Cursor,
     pending: Pending,
@@ -43,13 +45,13 @@ pub(super) struct Outlet {
 impl Outlet {
     /// An outlet that begins with the oldest output kept.
     pub(super) fn new(id: u32, to: Descriptor, hub: &Hub) -> Self {
-        Self {
-            id,
-            is_watched: false,
-            to,
-            cursor: hub.with_screen(|screen| Cursor::at_start_of(screen)),
-            pending: Pending::Output,
-        }
+        let cursor = hub.with_screen(|screen| Cursor::at_start_of(screen));
+        Self { id, is_watched: false, is_visitor: false, to, cursor, pending: Pending::Output }
+    }
+
+    /// An outlet for somebody who comes and goes, and begins at `cursor`.
+    pub(super) fn visitor(id: u32, to: Descriptor, cursor: Cursor) -> Self {
+        Self { id, is_watched: false, is_visitor: true, to, cursor, pending: Pending::Output }
     }
 
     /// What it waits for.

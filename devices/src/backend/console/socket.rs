@@ -71,7 +71,10 @@ impl AsRawFd for Listener {
 }
 
 /// Two descriptors for one socket: in and out are watched apart.
-fn split(stream: UnixStream) -> io::Result<Client> {
+///
+/// # Errors
+/// When the host has no descriptors left.
+pub(super) fn split(stream: UnixStream) -> io::Result<Client> {
     stream.set_nonblocking(true)?;
     let output = stream.try_clone()?;
     Ok(Client {

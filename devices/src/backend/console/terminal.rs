@@ -39,20 +39,21 @@ struct Restore {
 }
 
 /// A terminal in our care.
-pub(super) struct Terminal {
+pub struct Terminal {
     fd: OwnedFd,
     saved: Option<libc::termios>,
 }
 
 impl Terminal {
     /// Takes `fd`, which is a terminal, and changes nothing yet.
-    pub(super) fn new(fd: OwnedFd) -> Self {
+    #[must_use]
+    pub fn new(fd: OwnedFd) -> Self {
         Self { fd, saved: None }
     }
 
     /// Makes the terminal raw unless it is so already. `false` when it is not ours to use at present:
     /// another job is in the foreground, or it is gone.
-    pub(super) fn claim(&mut self) -> bool {
+    pub fn claim(&mut self) -> bool {
         if !sys::is_foreground(self.fd.as_raw_fd()) {
             return false;
         }

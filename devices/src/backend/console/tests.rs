@@ -462,3 +462,50 @@ fn the_serial_port_gives_way_to_the_console_device_and_comes_back() {
     assert_eq!(drain(&theirs), b"boot shell reboot");
     assert_eq!(serial.hidden(), b"hidden");
 }
+
+/// A visitor of `console`, which was told `words`.
+fn visitor(console: &Console, words: &[u8]) -> io::Result<UnixStream> {
+    let (ours, theirs) = UnixStream::pair().unwrap();
+    theirs.set_nonblocking(true).unwrap();
+    console.attach(ours, words).map(|()| theirs)
+}
+
+#[test]
+fn a_visitor_sees_what_was_said_last_and_types_beside_the_owner() {
+    let (reader, writer) = pipe();
+    let mut console = Console::on(null(), writer).unwrap();
+    console.keep_tail(5);
+    let port = early(&console);
+    port.write(b"long before");
+    settle(&mut console);
+    let mut visitor = visitor(&console, b"welcome: ").unwrap();
+    settle(&mut console);
+    assert_eq!(drain(&visitor), b"welcome: efore");
+    port.write(b", now");
+    visitor.write_all(b"keys").unwrap();
+    settle(&mut console);
+    assert_eq!(drain(&visitor), b", now");
+    let mut keys = [0; 8];
+    assert_eq!((port.read(&mut keys), &keys[..4]), (4, &b"keys"[..]));
+    // One that has left is forgotten, and has lost nothing.
+    drop(visitor);
+    settle(&mut console);
+    port.write(b", later");
+    settle(&mut console);
+    assert_eq!(drain(non_blocking(&reader)), b"long before, now, later");
+    console.close(Duration::ZERO);
+    assert_eq!(console.counters().lost, 0);
+}
+
+#[test]
+fn visitors_have_a_limit_and_make_room_when_they_leave() {
+    let (_reader, writer) = pipe();
+    let mut console = Console::on(null(), writer).unwrap();
+    let mut visitors: Vec<_> =
+        (1..host::MAX_CLIENTS).map(|_| visitor(&console, b"").unwrap()).collect();
+    let error = visitor(&console, b"").unwrap_err();
+    assert_eq!(error.kind(), io::ErrorKind::QuotaExceeded);
+    visitors.pop();
+    settle(&mut console);
+    visitor(&console, b"").unwrap();
+}

@@ -66,7 +66,12 @@ impl Rig {
 }
 
 fn request(method: Method, path: &str, body: &str) -> Heard {
-    Heard::Request(Request { method, path: path.to_owned(), body: body.as_bytes().to_vec() })
+    Heard::Request(Request {
+        method,
+        path: path.to_owned(),
+        body: body.as_bytes().to_vec(),
+        upgrades: false,
+    })
 }
 
 fn is_overdue(rig: &Rig) -> bool {
