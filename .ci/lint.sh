@@ -30,7 +30,7 @@ devices/src/backend/console/terminal.rs    restoring the terminal from a signal 
 devices/src/backend/disk/io/uring.rs       io_uring
 devices/src/backend/disk/sys.rs            fallocate, locks, block device ioctls
 devices/src/backend/net/ring.rs             io_uring
-devices/src/backend/net/tap.rs             tap ioctls
+devices/src/backend/net/tap/sys.rs         tap ioctls
 devices/src/backend/reclaim.rs             giving guest memory back to the host
 devices/src/backend/socket/sys.rs          listening and connecting sockets
 devices/src/guest_io.rs                    vectored I/O on guest memory

@@ -2,7 +2,7 @@
 //!
 //! Opens, checks and configures taps; addresses, bridges and routes are the host administrator's.
 
-#![expect(unsafe_code, reason = "taps are driven by ioctls")]
+mod sys;
 
 use std::fs::File;
 use std::io::{self, Read};
@@ -10,6 +10,8 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::net::UnixDatagram;
 use std::sync::{Mutex, PoisonError};
+
+use sys::{IfReq, ioctl_int, ioctl_request, ioctl_value, knows_nowait, set_nonblocking};
 
 use super::ring::{FrameRing, Lost};
 use super::{Frames, NetBackend, Offloads, Slots};
@@ -367,64 +369,6 @@ impl NetBackend for Tap {
     }
 }
 
-/// `struct ifreq`: a name and a union of 24 bytes.
-#[repr(C)]
-#[derive(Clone, Copy)]
-struct IfReq {
-    name: [u8; libc::IFNAMSIZ],
-    value: [u8; 24],
-}
-
-const _: () = assert!(size_of::<IfReq>() == size_of::<libc::ifreq>());
-
-impl IfReq {
-    const fn empty() -> Self {
-        Self { name: [0; libc::IFNAMSIZ], value: [0; 24] }
-    }
-
-    /// `None` when no interface can be called `name`.
-    fn named(name: &str) -> Option<Self> {
-        // `%` would make the kernel choose a number, `:` names aliases.
-        let is_bad = |b: u8| b == 0 || b"/:%".contains(&b) || b.is_ascii_whitespace();
-        let mut request = Self::empty();
-        // One byte stays for the NUL.
-        let room = request.name.get_mut(..libc::IFNAMSIZ - 1)?;
-        let to = room.get_mut(..name.len())?;
-        if name.is_empty() || name == "." || name == ".." || name.bytes().any(is_bad) {
-            return None;
-        }
-        to.copy_from_slice(name.as_bytes());
-        Some(request)
-    }
-
-    /// The name that the kernel filled in.
-    fn name(&self) -> String {
-        let bytes: Vec<u8> = self.name.iter().copied().take_while(|&b| b != 0).collect();
-        String::from_utf8_lossy(&bytes).into_owned()
-    }
-
-    /// As a request with `ifr_flags`, which are 16 bits wide.
-    fn with_flags(mut self, flags: libc::c_int) -> Self {
-        let flags = u16::try_from(flags).unwrap_or(0).to_ne_bytes();
-        for (to, from) in self.value.iter_mut().zip(flags) {
-            *to = from;
-        }
-        self
-    }
-
-    fn flags(&self) -> libc::c_int {
-        let [a, b, ..] = self.value;
-        u16::from_ne_bytes([a, b]).into()
-    }
-
-    /// As a request with an `int`, such as `ifr_mtu`.
-    fn set_int(&mut self, value: libc::c_int) {
-        for (to, from) in self.value.iter_mut().zip(value.to_ne_bytes()) {
-            *to = from;
-        }
-    }
-}
-
 /// Makes one queue: opens the driver and names the interface that it is for.
 fn attach(name: &str, mut request: IfReq, queues: u16) -> Result<File, TapError> {
     let opened =
@@ -495,59 +439,12 @@ fn switch_queue(fd: BorrowedFd<'_>, what: libc::c_int) -> io::Result<()> {
     ioctl_request(fd, libc::TUNSETQUEUE, &mut request)
 }
 
-fn set_nonblocking(fd: BorrowedFd<'_>) -> io::Result<()> {
-    // SAFETY: F_GETFL takes no argument and touches no memory.
-    let flags = check(unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_GETFL) })?;
-    // SAFETY: F_SETFL takes an int and touches no memory.
-    check(unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_SETFL, flags | libc::O_NONBLOCK) })?;
-    Ok(())
-}
-
 /// A ring for the frames of a queue, unless the host permits none or the tap is of a kind that cannot use one.
 fn ring_for(tap: &File) -> Option<FrameRing> {
     if !knows_nowait(tap) {
         return None;
     }
     FrameRing::open().inspect_err(|error| log::debug!("no ring for a tap: {error}")).ok()
-}
-
-/// Whether one call may be told not to wait. Taps can be since Linux 5.8, macvtaps since 6.4. A frame that waits
-/// is lost by asking, as are all others when a driver begins ([`Tap::set_offloads`]).
-fn knows_nowait(tap: &File) -> bool {
-    let mut head = [0_u8; 1];
-    let to = libc::iovec { iov_base: head.as_mut_ptr().cast(), iov_len: head.len() };
-    // SAFETY: the one iovec is `head`, which lives until the call returns.
-    let read = unsafe { libc::preadv2(tap.as_raw_fd(), &raw const to, 1, -1, libc::RWF_NOWAIT) };
-    read >= 0 || io::Error::last_os_error().raw_os_error() != Some(libc::EOPNOTSUPP)
-}
-
-/// An ioctl whose argument is a `struct ifreq`.
-fn ioctl_request(fd: BorrowedFd<'_>, call: libc::Ioctl, request: &mut IfReq) -> io::Result<()> {
-    // SAFETY: every caller's `call` reads and writes at most a `struct ifreq`, and `IfReq` has its layout
-    // and size.
-    check(unsafe { libc::ioctl(fd.as_raw_fd(), call, std::ptr::from_mut(request)) })?;
-    Ok(())
-}
-
-/// An ioctl whose argument points to an `int` to read.
-fn ioctl_int(fd: BorrowedFd<'_>, call: libc::Ioctl, value: libc::c_int) -> io::Result<()> {
-    // SAFETY: every caller's `call` reads one `int`, which lives until the call returns.
-    check(unsafe { libc::ioctl(fd.as_raw_fd(), call, &raw const value) })?;
-    Ok(())
-}
-
-/// An ioctl whose argument is a number.
-fn ioctl_value(fd: BorrowedFd<'_>, call: libc::Ioctl, value: libc::c_ulong) -> io::Result<()> {
-    // SAFETY: every caller's `call` takes its argument by value and touches no memory of ours.
-    check(unsafe { libc::ioctl(fd.as_raw_fd(), call, value) })?;
-    Ok(())
-}
-
-fn check(result: libc::c_int) -> io::Result<libc::c_int> {
-    if result < 0 {
-        return Err(io::Error::last_os_error());
-    }
-    Ok(result)
 }
 
 #[cfg(test)]
