@@ -63,15 +63,7 @@ impl ApiSocket {
             }
             Self::Fd(fd) => {
                 let refused = |source| ApiError::Fd { fd: *fd, source };
-                let listener = UnixListener::from(duplicate(*fd).map_err(refused)?);
-                listener.local_addr().map_err(refused)?;
-                listener.set_nonblocking(true).map_err(refused)?;
-                // Only a socket that listens has a client, or none yet.
-                match listener.accept() {
-                    Ok((client, _)) => drop(client),
-                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                    Err(error) => return Err(refused(error)),
-                }
+                let listener = duplicate(*fd).and_then(socket::adopt).map_err(refused)?;
                 Ok((listener, None))
             }
         }

@@ -5,6 +5,7 @@
 mod sys;
 
 use std::io;
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
@@ -45,6 +46,22 @@ pub struct SocketFile {
     path: PathBuf,
     /// Device and inode of the file: what is removed must be ours.
     identity: (u64, u64),
+}
+
+/// A listening socket that somebody else made, non-blocking from now on. Who has connected to it already is served
+/// like any other.
+///
+/// # Errors
+/// The host's answer; `EINVAL` when it is a socket that does not listen.
+pub fn adopt(socket: OwnedFd) -> io::Result<UnixListener> {
+    let listener = UnixListener::from(socket);
+    // Any other kind of socket has no such address.
+    listener.local_addr()?;
+    if !sys::listens(&listener)? {
+        return Err(io::Error::from_raw_os_error(libc::EINVAL));
+    }
+    listener.set_nonblocking(true)?;
+    Ok(listener)
 }
 
 /// Listens at `path`, non-blocking, for this user only (mode 0600); up to `queue` clients wait to be

@@ -29,6 +29,18 @@ pub(super) fn listen(path: &Path, queue: libc::c_int) -> io::Result<UnixListener
     Ok(socket.into())
 }
 
+/// Whether a socket is one that listens.
+pub(super) fn listens(socket: &UnixListener) -> io::Result<bool> {
+    let mut answer: libc::c_int = 0;
+    let mut len = libc::socklen_t::try_from(size_of::<libc::c_int>()).unwrap_or(0);
+    let (fd, to) = (socket.as_raw_fd(), (&raw mut answer).cast());
+    // SAFETY: `answer` is an int and `len` its length, which is all that the call writes.
+    check(unsafe {
+        libc::getsockopt(fd, libc::SOL_SOCKET, libc::SO_ACCEPTCONN, to, &raw mut len)
+    })?;
+    Ok(answer != 0)
+}
+
 /// A non-blocking stream to the listener at `path`, or its refusal at once.
 pub(super) fn connect(path: &Path) -> io::Result<UnixStream> {
     let (address, len) = address(path)?;

@@ -48,12 +48,16 @@ fn a_socket_of_the_parent() {
     let scratch = Scratch::new();
     let path = scratch.join("parent.sock");
     let listener = UnixListener::bind(&path).unwrap();
+    // Who asks before there is anybody to answer is answered all the same.
+    let mut early = Api::at(&path).connect();
+    early.send("GET", "/version", "");
     // SAFETY: duplicates a descriptor that is open; the copy is inherited, and closed below.
     let inherited = unsafe { libc::dup(listener.as_raw_fd()) };
     let machine = Vmm::new().args(["--api-sock", &format!("fd={inherited}")]).spawn();
     // SAFETY: it is the copy made above.
     unsafe { libc::close(inherited) };
     drop(listener);
+    assert_eq!(early.reply().status, 200);
     assert_eq!(state(&Api::at(&path)), "Not started");
     machine.signal(libc::SIGINT);
     machine.expect_exit(130);
