@@ -26,7 +26,7 @@ fn main() {
     let puppet = ["puppet/puppet.c", "puppet/link.ld"];
     guest("puppet32.elf", &["-m32", "-Os"], &[&["puppet/pvh.S"], &puppet[..]].concat());
     guest("puppet64.elf", &["-m64", "-Os"], &[&["puppet/linux64.S"], &puppet[..]].concat());
-    let bench = ["entry.S", "bench.c", "block.c", "net.c", "link.ld", "bench.h"];
+    let bench = ["entry.S", "bench.c", "block.c", "net.c", "vsock.c", "link.ld", "bench.h"];
     let bench = bench.map(|name| format!("bench/{name}"));
     guest("bench.elf", &["-m64", "-O2"], &bench.each_ref().map(String::as_str));
     guest("first.elf", &["-m64", "-Os"], &["bench/first.S", "bench/link.ld"]);

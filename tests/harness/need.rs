@@ -36,6 +36,8 @@ pub enum Need {
     Valgrind,
     /// strace, which lists system calls.
     Strace,
+    /// Python 3.
+    Python,
 }
 
 impl Need {
@@ -56,6 +58,7 @@ impl Need {
             Self::Root => root_missing(),
             Self::Valgrind => program_missing("valgrind"),
             Self::Strace => program_missing("strace"),
+            Self::Python => program_missing("python3"),
         }
     }
 }

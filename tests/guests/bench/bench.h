@@ -34,10 +34,11 @@ struct queue {
     struct used used __attribute__((aligned(4)));
     volatile u32 *notify;
     u32 number;
+    u32 size;
     u16 offered, seen;
 };
 
-extern struct queue queues[2];
+extern struct queue queues[3];
 
 /* Finds the first device of a kind, agrees on those of `wanted` that it offers and that it must have, and
    starts it with `count` queues. The rings lie in `queues`, whose descriptors are the caller's to fill. */
@@ -77,3 +78,7 @@ void *memset(void *to, int value, u64 len);
 void block(int is_write);
 void transmit(void);
 void receive(void);
+void serve(void);
+
+/* Ends the machine by a power-off. */
+void switch_off(void);

@@ -41,6 +41,7 @@ static void send(u16 op, u32 own_port, u32 port, u32 flags, u32 len)
     out->flags = flags;
     out->buf_alloc = 1 << 16;
     out->fwd_cnt = 0;
+    queue->available.ring[queue->offered % queue->size] = 0;
     queue->descriptors[0] = (struct descriptor){(u64)out, sizeof *out + len, 0, 0};
     offer(queue, 1);
     finish(queue);
@@ -92,9 +93,9 @@ void serve(void)
     send(REQUEST, OWN_PORT, (u32)word("port="), 0, 0);
     for (;;) {
         for (u16 count = fresh(queue); count; count--) {
-            u16 id = (u16)queue->used.ring[queue->seen++ % QUEUE_MAX].id;
+            u16 id = (u16)queue->used.ring[queue->seen++ % queue->size].id;
             answer((void *)(BUFFERS + id * ROOM));
-            queue->available.ring[queue->offered % QUEUE_MAX] = id;
+            queue->available.ring[queue->offered % queue->size] = id;
             offer(queue, 1);
         }
         __asm__ volatile("pause");

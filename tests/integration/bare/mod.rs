@@ -15,6 +15,7 @@ mod jail;
 mod kernel_file;
 mod leaks;
 mod memory;
+mod orchestrator;
 mod ports;
 mod ready;
 mod storage;
@@ -36,6 +37,7 @@ pub fn tests() -> Vec<Trial> {
         kernel_file::tests(),
         leaks::tests(),
         memory::tests(),
+        orchestrator::tests(),
         ports::tests(),
         ready::tests(),
         terminal::tests(),
