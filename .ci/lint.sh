@@ -37,7 +37,9 @@ devices/src/guest_io.rs                    vectored I/O on guest memory
 devices/src/metadata/sys.rs                one descriptor for several
 vmm/src/affinity.rs                        CPU masks of threads
 vmm/src/clock.rs                           clocks that the standard library does not show
-vmm/src/jail/sys.rs                        namespaces, mounts, capabilities, Landlock
+vmm/src/jail/sys.rs                        namespaces, mounts, capabilities
+vmm/src/jail/sys/landlock.rs               Landlock
+vmm/src/jail/sys/tree.rs                   files and mounts by descriptors
 vmm/src/inherited.rs                       descriptors of the parent process
 vmm/src/kvm/cpuid.rs                       lists of variable length that KVM fills and reads
 vmm/src/kvm/vm.rs                          KVM ioctls that take addresses

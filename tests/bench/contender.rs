@@ -34,6 +34,8 @@ pub struct Machine {
     pub tap: Option<String>,
     /// Where an API is served, of those that have one.
     pub api: Option<PathBuf>,
+    /// In `vmm`'s jail.
+    pub is_jailed: bool,
 }
 
 impl Contender {
@@ -103,6 +105,9 @@ fn vmm(machine: &Machine) -> Command {
     }
     if let Some(api) = &machine.api {
         command.arg("--api-sock").arg(api);
+    }
+    if machine.is_jailed {
+        command.arg("--jail");
     }
     command
 }

@@ -35,6 +35,13 @@ pub enum Confinement {
     /// An ordinary user of a user namespace, in which it may make no namespaces of this kind: "user", "pid", "mnt",
     /// "net", "ipc", "uts" or "cgroup". Files are still the host's.
     NoMore(&'static str),
+    /// Another root, by pivot_root(2), and an ordinary user there, as Firecracker's jailer arranges it.
+    Root {
+        /// What becomes the root.
+        path: PathBuf,
+        /// The user, and the group.
+        user: u32,
+    },
     /// This system call fails with this errno.
     Fails(libc::c_long, i32),
     /// A limit of the process, such as `RLIMIT_NOFILE`.
@@ -49,6 +56,7 @@ enum Step {
     Mount { from: CString, to: CString, kind: CString, flags: libc::c_ulong },
     DropCapabilities,
     Become(u32, u32),
+    Pivot(CString),
     OwnUsers,
     Write(CString, Vec<u8>),
     Filter(Box<[libc::sock_filter]>),
@@ -125,6 +133,17 @@ fn steps(confinement: Confinement) -> Vec<Step> {
                 write(&format!("/proc/sys/user/max_{kind}_namespaces"), "0".to_owned()),
             ]
         }
+        Confinement::Root { path, user } => {
+            let path = text(path.as_os_str().as_bytes());
+            let flags = libc::MS_BIND | libc::MS_REC;
+            let kind = text(b"none");
+            vec![
+                Step::OwnMounts,
+                Step::Mount { from: path.clone(), to: path.clone(), kind, flags },
+                Step::Pivot(path),
+                Step::Become(user, user),
+            ]
+        }
         Confinement::Fails(call, errno) => vec![Step::Filter(failing(call, errno))],
         Confinement::Limit(resource, value) => vec![Step::Limit(resource, value)],
         Confinement::Inherits(fd) => vec![Step::KeepOpen(fd)],
@@ -141,9 +160,22 @@ impl Step {
             }
             Self::Mount { from, to, kind, flags } => mount(from, to, kind, *flags),
             Self::DropCapabilities => drop_capabilities(),
+            Self::Pivot(root) => {
+                // SAFETY: a string that lives through the call.
+                check(unsafe { libc::chdir(root.as_ptr()) })?;
+                let here = c".".as_ptr();
+                // SAFETY: two terminated strings.
+                let pivoted = unsafe { libc::syscall(libc::SYS_pivot_root, here, here) };
+                check(libc::c_int::try_from(pivoted).unwrap_or(-1))?;
+                // SAFETY: a terminated string.
+                check(unsafe { libc::umount2(here, libc::MNT_DETACH) })?;
+                // SAFETY: a terminated string.
+                check(unsafe { libc::chroot(here) })
+            }
             Self::Become(id, group) => {
-                // SAFETY: a list of one number, which lives through the call.
-                check(unsafe { libc::setgroups(1, group) })?;
+                let groups = usize::from(group != id);
+                // SAFETY: a list of at most one number, which lives through the call.
+                check(unsafe { libc::setgroups(groups, group) })?;
                 // SAFETY: takes numbers.
                 check(unsafe { libc::setresgid(*id, *id, *id) })?;
                 // SAFETY: takes numbers.
@@ -212,13 +244,17 @@ fn failing(call: libc::c_long, errno: i32) -> Box<[libc::sock_filter]> {
 pub fn kvm_for_group(scratch: &Scratch, group: u32) -> Option<PathBuf> {
     use std::os::unix::fs::MetadataExt;
     let path = scratch.join("kvm");
-    let device = std::fs::metadata("/dev/kvm").ok()?.rdev();
-    let name = CString::new(path.as_os_str().as_bytes()).ok()?;
-    // SAFETY: a string that lives through the call.
-    let made = unsafe { libc::mknod(name.as_ptr(), libc::S_IFCHR | 0o660, device) };
+    let made = make_device(&path, std::fs::metadata("/dev/kvm").ok()?.rdev());
     std::os::unix::fs::chown(&path, Some(0), Some(group)).ok()?;
     std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o660)).ok()?;
-    (made == 0).then_some(path)
+    made.then_some(path)
+}
+
+/// A character device of this number; `false` when that is not permitted.
+pub fn make_device(path: &std::path::Path, number: libc::dev_t) -> bool {
+    let name = CString::new(path.as_os_str().as_bytes()).expect("no NUL in a path");
+    // SAFETY: a string that lives through the call.
+    unsafe { libc::mknod(name.as_ptr(), libc::S_IFCHR | 0o600, number) == 0 }
 }
 
 fn mount(from: &CStr, to: &CStr, kind: &CStr, flags: libc::c_ulong) -> io::Result<()> {

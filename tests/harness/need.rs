@@ -30,6 +30,8 @@ pub enum Need {
     Mounts,
     /// Namespaces, by root's rights or a user's.
     Jail,
+    /// A hierarchy of cgroups in which the number of processes can be limited.
+    Cgroups,
     /// Another user, and a device of its own: a real root.
     Root,
     /// valgrind with its callgrind, which counts instructions.
@@ -55,6 +57,7 @@ impl Need {
             Self::Network => network::missing(),
             Self::Mounts => capability_missing(21, "CAP_SYS_ADMIN"),
             Self::Jail => jail_missing(),
+            Self::Cgroups => cgroups_missing(),
             Self::Root => root_missing(),
             Self::Valgrind => program_missing("valgrind"),
             Self::Strace => program_missing("strace"),
@@ -98,6 +101,34 @@ fn jail_missing() -> Option<String> {
         Ok(output) if output.status.success() => None,
         Ok(output) => Some(String::from_utf8_lossy(&output.stderr).trim().to_owned()),
         Err(error) => Some(format!("unshare: {error}")),
+    }
+}
+
+/// Where cgroups with a limit of processes are made.
+#[must_use]
+pub fn pids_hierarchy() -> Option<std::path::PathBuf> {
+    let mounts = fs::read_to_string("/proc/mounts").ok()?;
+    mounts.lines().find_map(|line| {
+        let words: Vec<&str> = line.split(' ').collect();
+        let at = Path::new(words.get(1)?);
+        let controllers = fs::read_to_string(at.join("cgroup.controllers")).unwrap_or_default();
+        let has = match *words.get(2)? {
+            "cgroup" => words.get(3)?.split(',').any(|option| option == "pids"),
+            "cgroup2" => controllers.split_whitespace().any(|one| one == "pids"),
+            _ => false,
+        };
+        has.then(|| at.to_owned())
+    })
+}
+
+fn cgroups_missing() -> Option<String> {
+    let Some(at) = pids_hierarchy() else {
+        return Some("no hierarchy of cgroups limits processes".to_owned());
+    };
+    let probe = at.join(format!("vmm-test-probe-{}", std::process::id()));
+    match fs::create_dir(&probe).and_then(|()| fs::remove_dir(&probe)) {
+        Ok(()) => None,
+        Err(error) => Some(format!("{}: {error}", at.display())),
     }
 }
 

@@ -7,6 +7,8 @@ mod ctl;
 mod firecracker;
 mod flags;
 mod help;
+mod jailer;
+mod run;
 mod usage;
 
 use std::ffi::OsString;
@@ -21,16 +23,19 @@ use flags::{Wanted, flags};
 use log::LevelFilter;
 
 pub use firecracker::Firecracker;
+pub use run::Run;
 pub use usage::UsageError;
 
 use crate::api::{Api, ApiSocket, BODY_LIMIT};
 
 use crate::config::{
-    BalloonConfig, BootProtocol, CmdlineConfig, ConfigError, ConsoleTarget, CpuTemplateConfig,
-    CpusConfig, DiskConfig, EventSink, IoThread, JailConfig, MemoryConfig, MetadataConfig,
-    MetricsConfig, NetConfig, OnReboot, Plan, Ready, VmConfig, VsockConfig, parse_duration,
-    parse_level,
+    BalloonConfig, BootProtocol, CgroupLimits, CmdlineConfig, ConsoleTarget, CpuTemplateConfig,
+    CpusConfig, DiskConfig, EventSink, IoLimit, IoThread, JailConfig, MemoryConfig, MetadataConfig,
+    MetricsConfig, NetConfig, OnReboot, Ready, VmConfig, VsockConfig, parse_duration, parse_level,
+    parse_processors, parse_size,
 };
+
+use crate::jailer::JailerConfig;
 
 /// What the user wants of this process.
 #[derive(Debug)]
@@ -45,58 +50,10 @@ pub enum Request {
     },
     /// Say something to a machine that runs.
     Ctl(crate::ctl::Request),
+    /// Start a program in a jail.
+    Jailer(Box<JailerConfig>),
     /// Print this on standard output: help, version, completions or the manual page.
     Print(String),
-}
-
-/// A machine to run.
-#[derive(Debug, PartialEq, Eq)]
-pub struct Run {
-    /// What the flags say.
-    pub flags: VmConfig,
-    /// A file that says the rest.
-    pub config_file: Option<PathBuf>,
-    /// Where the API is served.
-    pub api: Option<Api>,
-    /// Where events are written.
-    pub events: Option<EventSink>,
-    /// Where it runs, if not like any program.
-    pub jail: Option<JailConfig>,
-    /// What only Firecracker's launchers say.
-    pub firecracker: Firecracker,
-    /// Print the timeline of the start.
-    pub trace_boot: bool,
-    /// Print the plan instead of running it.
-    pub dry_run: bool,
-}
-
-impl Run {
-    /// The plan: what the file says, overridden and extended by the flags, resolved. There need be none when the API
-    /// can still say what is missing. With the API, the configuration that it shows is there too.
-    ///
-    /// # Errors
-    /// [`ConfigError`], from the file or from the combination.
-    pub fn resolve(&mut self) -> Result<(VmConfig, Option<Plan>), ConfigError> {
-        let mut config = std::mem::take(&mut self.flags);
-        if let Some(path) = &self.config_file {
-            config = VmConfig::from_file(path)?.overridden_by(config);
-        }
-        let in_file = |error| match &self.config_file {
-            Some(path) => ConfigError::WithFile { path: path.clone(), source: Box::new(error) },
-            None => error,
-        };
-        if self.api.is_none() {
-            // Nobody will ask for the configuration.
-            let plan = Plan::resolve(config).map_err(in_file)?;
-            return Ok((VmConfig::default(), Some(plan)));
-        }
-        config.name_devices().map_err(in_file)?;
-        if config.kernel.is_none() && !self.dry_run {
-            return Ok((config, None));
-        }
-        let plan = Plan::resolve(config.clone()).map_err(in_file)?;
-        Ok((config, Some(plan)))
-    }
 }
 
 /// Reads the command line; `args` begins with the program's name.
@@ -104,7 +61,13 @@ impl Run {
 /// # Errors
 /// [`UsageError`]: one line, with the nearest valid spelling where there is one.
 pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Request, UsageError> {
-    let (args, firecracker) = firecracker::extract(args.into_iter().collect())?;
+    let args: Vec<OsString> = args.into_iter().collect();
+    match jailer::read(&args)? {
+        jailer::Asked::Nothing => {}
+        jailer::Asked::Text(text) => return Ok(Request::Print(text)),
+        jailer::Asked::Jail(config) => return Ok(Request::Jailer(config)),
+    }
+    let (args, firecracker) = firecracker::extract(args)?;
     if firecracker.version {
         return Ok(Request::Print(firecracker::version()));
     }
@@ -136,7 +99,7 @@ fn read(args: &[OsString]) -> Result<Args, clap::Error> {
     name = "vmm",
     version,
     args_conflicts_with_subcommands = true,
-    override_usage = "vmm --kernel PATH [OPTIONS]\n       vmm --config-file PATH [OPTIONS]\n       vmm --api-sock PATH [OPTIONS]\n       vmm ctl SOCKET VERB | doctor | completions | man",
+    override_usage = "vmm --kernel PATH [OPTIONS]\n       vmm --config-file PATH [OPTIONS]\n       vmm --api-sock PATH [OPTIONS]\n       vmm ctl SOCKET VERB | jailer | doctor | completions | man",
     subcommand_help_heading = "Other commands"
 )]
 struct Top {}
@@ -163,6 +126,8 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Start a program in a jail, as Firecracker's jailer does; vmm jailer --help says how
+    Jailer,
     /// Print a completion script for a shell
     Completions {
         /// The shell
@@ -313,7 +278,7 @@ flags! {
 
 flags! {
     "Jail" struct JailArgs {
-        /// Give up every right before the guest runs: --jail or --jail=[uid=N][,gid=N][,netns=PATH]
+        /// Give up every right before the guest runs: --jail or --jail=[uid=N][,gid=N][,netns=PATH][,cgroup=PATH]
         ///
         /// Files are opened first; then there are an empty root, no network, no capability, no other process. Needs no
         /// root where the host allows user namespaces. Root becomes user and group uid and gid [default: 65534]; taps
@@ -325,6 +290,21 @@ flags! {
             default_missing_value = ""
         )]
         jail: Option<JailConfig>,
+        /// Most processor time of a jail, in CPUs, such as 1.5
+        ///
+        /// As the other limits it is kept by a cgroup, which is made below this process's own or cgroup of --jail and
+        /// removed at the end.
+        #[arg("CPUS" by parse_processors)]
+        cpu_limit: Option<u32>,
+        /// Most memory of a jail: what the guest has touched and what vmm needs, such as 600M
+        #[arg("SIZE" by parse_size)]
+        memory_limit: Option<u64>,
+        /// Most that a jail reads and writes, each, on the devices of its disks: [bw=RATE][,iops=RATE]
+        #[arg("LIMIT")]
+        io_limit: Option<IoLimit>,
+        /// Most threads of a jail
+        #[arg("N")]
+        pids_limit: Option<u32>,
     }
 }
 
@@ -438,6 +418,8 @@ impl Args {
         }
         match self.command {
             Some(Command::Doctor { json }) => return Ok(Request::Doctor { json }),
+            // It has been read before; here it is only named.
+            Some(Command::Jailer) => return Ok(Request::Print(jailer::HELP.to_owned())),
             Some(Command::Completions { shell }) => {
                 return Ok(Request::Print(help::completions(shell)));
             }
@@ -487,6 +469,12 @@ impl Args {
             api,
             events: control.events,
             jail: jail.jail,
+            limits: CgroupLimits {
+                cpu_millis: jail.cpu_limit,
+                memory_bytes: jail.memory_limit,
+                io: jail.io_limit,
+                pids: jail.pids_limit,
+            },
             firecracker,
             trace_boot: run.trace_boot,
             dry_run: run.dry_run,

@@ -17,6 +17,7 @@ use vmm::doctor;
 use vmm::events;
 use vmm::exit_code::ExitCode;
 use vmm::jail::Jail;
+use vmm::jailer;
 use vmm::kvm::Flavour;
 use vmm::logger;
 use vmm::process;
@@ -43,6 +44,13 @@ fn obey(args: Vec<OsString>) -> u8 {
             let report = doctor::examine();
             print(&if json { report.json() } else { report.text() }, report.exit_code())
         }
+        Ok(Request::Jailer(config)) => match jailer::run(&config) {
+            Ok(code) => code,
+            Err(error) => {
+                let code = error.exit_code();
+                fail(&error, code)
+            }
+        },
         Ok(Request::Run(request)) => run_request(request, start),
         Err(error) => fail(&error, ExitCode::BadCommandLine),
     };
@@ -65,7 +73,7 @@ fn run_request(mut request: Run, start: Instant) -> ExitCode {
         return print(&plan.json(), ExitCode::PowerOff);
     }
     // Before anything is opened.
-    let jail = match request.jail.map(Jail::new).transpose() {
+    let jail = match request.jail.map(|jail| Jail::new(jail, request.limits)).transpose() {
         Ok(jail) => jail,
         Err(error) => {
             let code = error.exit_code();

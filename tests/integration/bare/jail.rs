@@ -55,7 +55,9 @@ pub fn tests() -> Vec<Trial> {
     let network = trial("bare::jail::tap_of_a_network", &[Need::Kvm, Need::Network], || {
         harness::network::in_own_network(a_tap_is_taken_along);
     });
-    [plain::tests(), by_root::tests(), vec![network]].into_iter().flatten().collect()
+    let needs = &[Need::Kvm, Need::Jail, Need::Root, Need::Cgroups];
+    let limits = trial("bare::jail::limits", needs, limits_are_kept_and_go_with_the_machine);
+    [plain::tests(), by_root::tests(), vec![network, limits]].into_iter().flatten().collect()
 }
 
 fn jailed(words: &str) -> Vmm {
@@ -436,6 +438,30 @@ fn steps_that_fail() {
     let old = Confinement::Fails(libc::SYS_landlock_create_ruleset, libc::ENOSYS);
     let end = jailed("mute exit=0").confined(old).run().expect_code(0);
     assert!(end.stderr.contains("without Landlock"), "{}", end.story());
+}
+
+fn limits_are_kept_and_go_with_the_machine() {
+    let machine = running(jailed("").args(["--pids-limit", "50"]));
+    let pid = machine.inside().unwrap();
+    let name = format!("vmm-{}", machine.outer_pid());
+    let own = fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap();
+    assert!(own.lines().any(|line| line.ends_with(&name)), "{own}");
+    let outer = fs::read_to_string(format!("/proc/{}/cgroup", machine.outer_pid())).unwrap();
+    assert!(!outer.contains(&name), "{outer}");
+    let line = own.lines().find(|line| line.ends_with(&name)).unwrap();
+    let path = line.rsplit(':').next().unwrap().trim_start_matches('/');
+    let at = harness::need::pids_hierarchy().unwrap().join(path);
+    assert_eq!(fs::read_to_string(at.join("pids.max")).unwrap().trim(), "50");
+    machine.signal(libc::SIGINT);
+    machine.expect_exit(130);
+    assert!(!at.exists(), "{} stays", at.display());
+    Vmm::puppet("exit=0")
+        .without_jail()
+        .args(["--pids-limit", "5"])
+        .run()
+        .expect_code(BAD_CONFIGURATION);
+    let end = jailed("exit=0").args(["--jail=cgroup=/nowhere"]).args(["--pids-limit", "5"]).run();
+    end.expect_code(153);
 }
 
 fn a_tap_is_taken_along() {

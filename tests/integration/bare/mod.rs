@@ -12,6 +12,7 @@ mod faults;
 mod hostile;
 mod io;
 mod jail;
+mod jailer;
 mod kernel_file;
 mod leaks;
 mod memory;
@@ -45,6 +46,7 @@ pub fn tests() -> Vec<Trial> {
         devices::network_tests(),
         io::tests(),
         jail::tests(),
+        jailer::tests(),
         io::network_tests(),
         hostile::tests(),
         faults::tests(),

@@ -17,7 +17,7 @@ const DEFAULT_SOCKET: &str = "/run/firecracker.socket";
 /// What Firecracker's launchers say.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Firecracker {
-    /// The program was started under that name.
+    /// The program was started under that name, or by a jailer.
     pub named: bool,
     /// `--version`, under that name.
     pub version: bool,
@@ -154,7 +154,10 @@ pub(super) fn extract(args: Vec<OsString>) -> Result<(Vec<OsString>, Firecracker
         match meaning {
             Meaning::Nothing => {}
             Meaning::BootTimer => found.boot_timer = true,
-            Meaning::StartTime => found.start_time_us = Some(number()?),
+            Meaning::StartTime => {
+                found.start_time_us = Some(number()?);
+                found.named = true;
+            }
             Meaning::StartTimeCpu => found.start_time_cpu_us = Some(number()?),
             Meaning::ParentCpuTime => found.parent_cpu_time_us = number()?,
             Meaning::NoApi => found.no_api = true,

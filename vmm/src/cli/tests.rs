@@ -2,7 +2,7 @@ use std::io::Write as _;
 use std::os::unix::ffi::OsStringExt;
 
 use super::*;
-use crate::config::{Backing, DiskFormat, NetSource, parse_limit_change};
+use crate::config::{Backing, ConfigError, DiskFormat, NetSource, Plan, parse_limit_change};
 use crate::ctl::{Awaited, Verb};
 use crate::exit_code;
 use crate::requests::ConsoleDevice;
@@ -51,7 +51,7 @@ fn long_flags() -> Vec<String> {
 #[test]
 fn the_definition_is_sound() {
     Args::command().debug_assert();
-    assert_eq!(long_flags().len(), 33);
+    assert_eq!(long_flags().len(), 37);
 }
 
 #[test]
@@ -161,6 +161,15 @@ fn a_jail_needs_no_value_and_takes_no_other_word_for_one() {
     let named = run(&["--jail=uid=7"]).jail.and_then(|jail| jail.uid);
     assert_eq!(named, Some(7));
     assert!(refusal(&["--jail", "uid=7"]).contains("uid=7"));
+    let limited =
+        run(&["--jail", "--cpu-limit", "1.5", "--memory-limit", "1G", "--pids-limit", "9"]);
+    let limits = limited.limits;
+    assert_eq!(
+        (limits.cpu_millis, limits.memory_bytes, limits.pids),
+        (Some(1500), Some(1 << 30), Some(9))
+    );
+    let error = run(&["--kernel", "k", "--pids-limit", "9"]).resolve().unwrap_err();
+    assert_eq!(error.to_string(), "--pids-limit is a limit of a jail: add --jail");
 }
 
 #[test]
@@ -180,6 +189,7 @@ fn a_flag_that_counts_once_is_refused_twice() {
             "--boot" => "--boot=pvh".to_owned(),
             "--vsock" => "--vsock=socket=v".to_owned(),
             "--jail" => "--jail=uid=1".to_owned(),
+            "--io-limit" => "--io-limit=bw=1M".to_owned(),
             "--rng" => "--rng=on".to_owned(),
             "--console" | "--serial" => format!("{flag}=pty"),
             "--on-reboot" => "--on-reboot=exit".to_owned(),

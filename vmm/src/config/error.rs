@@ -343,6 +343,12 @@ pub enum ConfigError {
         /// The character.
         character: char,
     },
+    /// A limit for a process that is not in a cgroup of its own.
+    #[error("{flag} is a limit of a jail: add --jail")]
+    LimitWithoutJail {
+        /// The flag.
+        flag: &'static str,
+    },
     /// No time to run in.
     #[error("a timeout of 0 leaves no time to run: leave it out for no limit")]
     NoTime,

@@ -45,7 +45,7 @@ pub use event_sink::{EventSink, EventSinkError};
 pub use file::{Change, FileError, RateLimiter, Section};
 pub use id::{ID_MAX, Kind};
 pub use iothread::IoThread;
-pub use jail::JailConfig;
+pub use jail::{CgroupLimits, IoLimit, JailConfig, parse_processors};
 pub use limits::parse_limit_change;
 pub use memory::{Backing, MemoryConfig, Pages};
 pub use metadata::{MetadataConfig, MetadataPlan};

@@ -32,6 +32,41 @@ pub enum JailError {
         #[source]
         source: io::Error,
     },
+    /// A cgroup cannot be made, or not with these limits.
+    #[error(
+        "jail: cannot {what}; name a cgroup that this user may change with --jail=cgroup=PATH, or start vmm as root or by 'systemd-run --user --scope -p Delegate=yes'"
+    )]
+    Cgroup {
+        /// What was being done.
+        what: String,
+        /// The host's answer.
+        #[source]
+        source: io::Error,
+    },
+    /// The kernel gives limits only to the cgroups in one without processes.
+    #[error(
+        "jail: processes are in the cgroup {path:?} itself, so that there can be no limits below it; name another one with --jail=cgroup=PATH"
+    )]
+    BusyCgroup {
+        /// The cgroup.
+        path: PathBuf,
+    },
+    /// A limit that this host does not have.
+    #[error(
+        "jail: no cgroup of this host has the controller {controller:?}; leave its limit out, or let root enable it"
+    )]
+    NoController {
+        /// The controller.
+        controller: &'static str,
+    },
+    /// A disk whose transfers cannot be limited.
+    #[error(
+        "jail: {path:?} is on no block device, so --io-limit cannot be kept; limit the disk itself with ',bw=' or ',iops='"
+    )]
+    NoDevice {
+        /// The disk.
+        path: PathBuf,
+    },
     /// A jail of user or group 0 is none.
     #[error("jail: uid and gid cannot be 0: name an ordinary user")]
     RootInside,
@@ -114,10 +149,13 @@ impl JailError {
     #[must_use]
     pub fn exit_code(&self) -> ExitCode {
         match self {
-            Self::Step { .. } => ExitCode::HostFailure,
-            Self::Network { .. } | Self::RootInside | Self::NotRoot { .. } => {
-                ExitCode::BadConfiguration
-            }
+            Self::Step { .. } | Self::Cgroup { .. } => ExitCode::HostFailure,
+            Self::BusyCgroup { .. }
+            | Self::NoController { .. }
+            | Self::NoDevice { .. }
+            | Self::Network { .. }
+            | Self::RootInside
+            | Self::NotRoot { .. } => ExitCode::BadConfiguration,
         }
     }
 }

@@ -13,6 +13,7 @@
 //!
 //! System call filters are not part of it; they are installed per thread, in every run.
 
+mod cgroup;
 pub mod channel;
 mod error;
 mod inside;
@@ -22,12 +23,13 @@ pub(crate) mod sys;
 
 use std::fs::File;
 use std::os::fd::{AsFd, RawFd};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use devices::backend::socket::SocketFile;
 
-use crate::config::JailConfig;
+use crate::config::{CgroupLimits, JailConfig};
 use crate::process;
+use cgroup::Cgroups;
 use channel::Channel;
 pub use error::{JailError, Step};
 use sys::Side;
@@ -39,6 +41,7 @@ const NOBODY: u32 = 65534;
 #[derive(Debug)]
 pub struct Jail {
     config: JailConfig,
+    limits: CgroupLimits,
     way: Way,
     /// Descriptors that the parent process has left open. Of those that are needed there will be copies.
     inherited: Vec<RawFd>,
@@ -60,6 +63,8 @@ pub struct Left {
     pub files: Vec<SocketFile>,
     /// The path of the socket device, beside which programs of the host listen.
     pub vsock: Option<PathBuf>,
+    /// Files of disks, whose transfers may be limited.
+    pub disks: Vec<PathBuf>,
 }
 
 impl Jail {
@@ -67,13 +72,13 @@ impl Jail {
     ///
     /// # Errors
     /// [`JailError`] when `config` asks for what only root can do.
-    pub fn new(config: JailConfig) -> Result<Self, JailError> {
+    pub fn new(config: JailConfig, limits: CgroupLimits) -> Result<Self, JailError> {
         let is_root = [sys::CAP_SYS_ADMIN, sys::CAP_SETUID, sys::CAP_SETGID]
             .into_iter()
             .all(sys::has_capability);
         let way = Way::of(&config, sys::user(), is_root)?;
         let inherited = open_descriptors().map_err(JailError::at(Step::Descriptors))?;
-        Ok(Self { config, way, inherited })
+        Ok(Self { config, limits, way, inherited })
     }
 
     /// Joins the network in which the taps are. This process leaves it when it enters the jail.
@@ -95,18 +100,23 @@ impl Jail {
     pub fn enter(&self, left: Left) -> Result<Channel, JailError> {
         // The number by which others know this machine.
         let _ = process::id();
+        let disks: Vec<&Path> = left.disks.iter().map(PathBuf::as_path).collect();
+        let mut cgroups = Cgroups::make(&self.limits, self.config.cgroup.as_deref(), &disks)?;
         let (outer, inner) = sys::socket_pair().map_err(JailError::at(Step::Channel))?;
         let user = match self.way {
             Way::UserNamespace => libc::CLONE_NEWUSER,
             Way::Root { .. } => 0,
         };
         match sys::fork_into(user | libc::CLONE_NEWPID).map_err(JailError::at(Step::Fork))? {
-            Side::Parent(child) => {
+            Side::Parent { child, .. } => {
                 drop(inner);
-                outside::watch(child.as_fd(), outer, left)
+                outside::watch(child.as_fd(), outer, left, cgroups)
             }
             Side::Child => {
                 drop(outer);
+                let entered = cgroups.enter();
+                cgroups.leave();
+                entered?;
                 inside::settle(self.way, &self.inherited, inner.as_fd())?;
                 Channel::new(inner).map_err(JailError::at(Step::Channel))
             }
@@ -144,21 +154,6 @@ fn open_descriptors() -> std::io::Result<Vec<RawFd>> {
     let numbers: Vec<RawFd> = numbers.filter(|fd| *fd > libc::STDERR_FILENO).collect();
     // One of them was that of the directory.
     Ok(numbers.into_iter().filter(|fd| sys::is_open(*fd)).collect())
-}
-
-/// Closes every descriptor but the standard ones and those in `kept`.
-fn close_all_but(kept: &[RawFd]) -> std::io::Result<()> {
-    let mut kept: Vec<RawFd> =
-        kept.iter().copied().filter(|fd| *fd > libc::STDERR_FILENO).collect();
-    kept.sort_unstable();
-    let mut first = libc::STDERR_FILENO + 1;
-    for fd in kept {
-        if first < fd {
-            sys::close_range(first, fd - 1)?;
-        }
-        first = fd + 1;
-    }
-    sys::close_range(first, RawFd::MAX)
 }
 
 #[cfg(test)]

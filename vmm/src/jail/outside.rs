@@ -10,8 +10,9 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use devices::backend::console;
 use devices::backend::vsock::{Beside, Connector};
 
+use super::cgroup::Cgroups;
 use super::sys::{self, End};
-use super::{Left, channel, close_all_but};
+use super::{Left, channel};
 use crate::exit_code::ExitCode;
 use crate::signals::passed_on;
 
@@ -20,12 +21,13 @@ const WATCHED: [libc::c_int; 6] =
     [libc::SIGTERM, libc::SIGHUP, libc::SIGINT, libc::SIGQUIT, libc::SIGTSTP, libc::SIGCONT];
 
 /// Watches over `child` until it ends, then ends in the same way.
-pub(super) fn watch(child: BorrowedFd<'_>, channel: OwnedFd, left: Left) -> ! {
+pub(super) fn watch(child: BorrowedFd<'_>, channel: OwnedFd, left: Left, cgroups: Cgroups) -> ! {
     let programs = left.vsock.map(Beside);
     let programs = programs.as_ref().map(|programs| programs as &dyn Connector);
     let end = serve(child, channel, programs).and_then(|()| sys::wait_for_end(child));
     console::restore_now();
     drop(left.files);
+    drop(cgroups);
     match end {
         Ok(End::Exit(code)) => sys::exit_now(code),
         Ok(End::Signal(signal)) => {
@@ -49,7 +51,7 @@ fn serve(
 ) -> io::Result<()> {
     let kept = [Some(child.as_raw_fd()), Some(channel.as_raw_fd()), console::terminal_fd()];
     let kept: Vec<RawFd> = kept.into_iter().flatten().collect();
-    close_all_but(&kept)?;
+    sys::close_all_but_numbers(&kept)?;
     let mut signals = File::from(sys::watch_signals(&WATCHED)?);
     let mut channel = Some(channel);
     loop {

@@ -7,11 +7,20 @@
     reason = "namespaces, mounts, capabilities, Landlock exist only as raw calls"
 )]
 
+mod landlock;
+mod tree;
+
 use std::ffi::CStr;
 use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::ptr;
+
+pub(crate) use landlock::{LandlockAttributes, landlock, landlock_version};
+pub(crate) use tree::{
+    attach_mount, change_directory, change_owner, clone_mount, make_directory, make_node,
+    make_read_only, open_beneath, remove_file,
+};
 
 /// Sets of capabilities of version 3 have two halves of 32 bits.
 const CAPABILITY_VERSION: u32 = 0x2008_0522;
@@ -22,8 +31,13 @@ pub(crate) const CAP_SYS_ADMIN: u32 = 21;
 
 /// What a fork gives to whom.
 pub(crate) enum Side {
-    /// To the parent: the child.
-    Parent(OwnedFd),
+    /// To the parent.
+    Parent {
+        /// The child.
+        child: OwnedFd,
+        /// Its number, as the parent sees it.
+        number: libc::pid_t,
+    },
     /// To the child.
     Child,
 }
@@ -45,8 +59,11 @@ pub(crate) fn fork_into(namespaces: libc::c_int) -> io::Result<Side> {
     match pid {
         ..0 => Err(io::Error::last_os_error()),
         0 => Ok(Side::Child),
-        // SAFETY: the descriptor is new and nobody else owns it.
-        _ => Ok(Side::Parent(unsafe { OwnedFd::from_raw_fd(pidfd) })),
+        _ => Ok(Side::Parent {
+            // SAFETY: the descriptor is new and nobody else owns it.
+            child: unsafe { OwnedFd::from_raw_fd(pidfd) },
+            number: libc::pid_t::try_from(pid).unwrap_or(0),
+        }),
     }
 }
 
@@ -196,42 +213,6 @@ pub(crate) fn close_range(first: RawFd, last: RawFd) -> io::Result<()> {
 pub(crate) fn is_open(fd: RawFd) -> bool {
     // SAFETY: takes numbers; a bad descriptor only makes the call fail.
     unsafe { libc::fcntl(fd, libc::F_GETFD) >= 0 }
-}
-
-/// The newest version of Landlock that the kernel knows; 0 when it has none.
-pub(crate) fn landlock_version() -> u32 {
-    const VERSION: u32 = 1;
-    // SAFETY: asks for a number; no attributes are read.
-    let version = unsafe {
-        libc::syscall(libc::SYS_landlock_create_ruleset, ptr::null::<u8>(), 0_usize, VERSION)
-    };
-    u32::try_from(version).unwrap_or(0)
-}
-
-/// What a Landlock ruleset decides about; what it does not allow is then denied. Later fields are unknown to old
-/// kernels, hence the length in [`landlock`].
-#[repr(C)]
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct LandlockAttributes {
-    pub(crate) file_system: u64,
-    pub(crate) network: u64,
-    pub(crate) scoped: u64,
-}
-
-/// Denies everything that `attributes`, of which the kernel knows `len` bytes, decide about.
-pub(crate) fn landlock(attributes: &LandlockAttributes, len: usize) -> io::Result<()> {
-    let len = len.min(size_of::<LandlockAttributes>());
-    // SAFETY: `attributes` is readable for `len` bytes.
-    let ruleset =
-        unsafe { libc::syscall(libc::SYS_landlock_create_ruleset, attributes, len, 0_u32) };
-    let ruleset = RawFd::try_from(ruleset).unwrap_or(-1);
-    check(ruleset)?;
-    // SAFETY: the descriptor is new and nobody else owns it.
-    let ruleset = unsafe { OwnedFd::from_raw_fd(ruleset) };
-    // SAFETY: takes a descriptor and a number.
-    let result =
-        unsafe { libc::syscall(libc::SYS_landlock_restrict_self, ruleset.as_raw_fd(), 0_u32) };
-    check(if result < 0 { -1 } else { 0 })
 }
 
 /// Two ends of a way for messages, closed on exec.
@@ -455,4 +436,44 @@ pub(crate) fn is_in_foreground(fd: impl AsFd) -> bool {
 
 fn check(result: libc::c_int) -> io::Result<()> {
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+/// setsid(2)
+pub(crate) fn lead_session() -> io::Result<()> {
+    // SAFETY: takes nothing.
+    check(unsafe { libc::setsid() })
+}
+
+/// Puts `file` in the place of standard input, output and error.
+pub(crate) fn replace_standard(file: BorrowedFd<'_>) -> io::Result<()> {
+    // SAFETY: takes numbers; nobody owns a standard descriptor.
+    (0..3).try_for_each(|fd| check(unsafe { libc::dup2(file.as_raw_fd(), fd) }))
+}
+
+/// Closes every descriptor but the standard ones and `kept`.
+pub(crate) fn close_all_but(kept: &[BorrowedFd<'_>]) -> io::Result<()> {
+    let kept: Vec<RawFd> = kept.iter().map(|fd| fd.as_raw_fd()).collect();
+    close_all_but_numbers(&kept)
+}
+
+/// The same by their numbers.
+pub(crate) fn close_all_but_numbers(kept: &[RawFd]) -> io::Result<()> {
+    let mut kept: Vec<RawFd> =
+        kept.iter().copied().filter(|fd| *fd > libc::STDERR_FILENO).collect();
+    kept.sort_unstable();
+    let mut first = libc::STDERR_FILENO + 1;
+    for fd in kept {
+        if first < fd {
+            close_range(first, fd - 1)?;
+        }
+        first = fd + 1;
+    }
+    close_range(first, RawFd::MAX)
+}
+
+fn owned(fd: libc::c_long) -> io::Result<OwnedFd> {
+    let fd = RawFd::try_from(fd).unwrap_or(-1);
+    check(fd)?;
+    // SAFETY: the descriptor is new and nobody else owns it.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }

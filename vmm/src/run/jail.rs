@@ -53,6 +53,7 @@ impl Session {
         ];
         let left = Left {
             files: files.into_iter().flatten().chain(around.consoles.socket_files()).collect(),
+            disks: plan.disks.iter().map(|disk| disk.path.clone()).collect(),
             vsock: plan.vsock.as_ref().map(|vsock| vsock.socket.clone()),
         };
         let channel = match door.jail.enter(left) {
