@@ -1,17 +1,10 @@
 //! The network card as Linux uses it, with a peer on the host's side of the tap.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread;
-use std::time::Duration;
-
-use harness::api::Api;
 use harness::network::{
     GUEST, HOST, PREFIX, Peer, Tap, in_own_network, interface_counter, interfaces, md5, noise,
 };
 use harness::{Machine, Need, Scratch, Vmm};
 use libtest_mimic::Trial;
-use serde_json::json;
 
 use super::scaled;
 use crate::suite::trial;
@@ -27,7 +20,6 @@ pub fn tests() -> Vec<Trial> {
         own("linux::net::two_queues_with_limits_on_a_thread", two_queues_with_limits_on_a_thread),
         own("linux::net::tap_made_by_vmm_is_gone_afterwards", tap_made_by_vmm),
         own("linux::net::metadata", metadata),
-        own("linux::net::pauses_lose_nothing", pauses_lose_nothing),
     ]
 }
 
@@ -57,42 +49,6 @@ fn two_queues_with_limits_on_a_thread() {
     }
     guest.shell(&format!("ping -c 2 {HOST}"));
     transfer(&mut guest, scaled(16 << 20));
-    guest.power_off();
-}
-
-/// The machine is paused all the time while the network and a disk are busy.
-fn pauses_lose_nothing() {
-    let _tap = Tap::new("tap0");
-    let scratch = Scratch::new();
-    let contents = noise(scaled(16 << 20));
-    let disk = scratch.file("disk", &contents);
-    let address = format!("vmm.ip={GUEST}/{PREFIX}");
-    let vmm =
-        Vmm::linux().disk(disk, ",readonly").args(["--net", "tap=tap0", "--append", &address]);
-    let socket = scratch.join("api.sock");
-    let mut guest = vmm.arg("--api-sock").arg(&socket).spawn().booted();
-    let is_over = Arc::new(AtomicBool::new(false));
-    let pauses = {
-        let (api, is_over) = (Api::at(&socket), is_over.clone());
-        thread::spawn(move || {
-            let mut pauses = 0;
-            while !is_over.load(Ordering::Relaxed) {
-                for state in ["Paused", "Resumed"] {
-                    api.patch("/vm", &json!({ "state": state }));
-                    thread::sleep(Duration::from_millis(2));
-                }
-                pauses += 1;
-            }
-            pauses
-        })
-    };
-    guest.shell("md5sum </dev/vda >/tmp/sum &");
-    transfer(&mut guest, scaled(16 << 20));
-    assert_eq!(guest.shell("wait; cat /tmp/sum"), format!("{}  -", md5(&contents)), "the disk");
-    is_over.store(true, Ordering::Relaxed);
-    let pauses: u32 = pauses.join().unwrap();
-    println!("{pauses} pauses");
-    assert!(pauses >= 100, "{pauses} pauses");
     guest.power_off();
 }
 
