@@ -17,7 +17,7 @@ use vmm_sys_util::timerfd::TimerFd;
 use super::Service;
 use super::stack::{MAX_RECEIVED, Stack};
 use super::sys::AnyOf;
-use crate::backend::net::{Frames, NetBackend, Offloads, Slots};
+use crate::backend::net::{Frames, NetBackend, Offloads, Slots, read_first, write_each};
 use crate::guest_io::IoVecs;
 use crate::memory::{Buffers, GuestMemory};
 
@@ -227,10 +227,7 @@ impl NetBackend for MetadataNet {
         if slots.wanted() > 1 && (queue != QUEUE || !self.has_frames.load(Ordering::Acquire)) {
             return self.inner.read_frames(queue, iovecs, memory, slots, came);
         }
-        let nowhere_else = Buffers::new(memory, &[]);
-        for slot in slots.iter_mut().take(1) {
-            came(self.read_frame(queue, iovecs, &nowhere_else, slot));
-        }
+        read_first(self, queue, iovecs, memory, slots, came);
     }
 
     fn write_frames(
@@ -244,9 +241,7 @@ impl NetBackend for MetadataNet {
         if !frames.iter(memory).any(|frame| self.is_ours(&frame)) {
             return self.inner.write_frames(queue, iovecs, memory, frames, sent);
         }
-        for frame in frames.iter(memory) {
-            sent(frame.len(), self.write_frame(queue, iovecs, &frame));
-        }
+        write_each(self, queue, iovecs, memory, frames, sent);
     }
 
     fn set_offloads(&self, offloads: Offloads) -> io::Result<()> {

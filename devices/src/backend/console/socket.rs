@@ -55,9 +55,7 @@ impl Listener {
             }
         }
     }
-}
 
-impl Listener {
     /// The socket's file.
     pub(super) fn file(&self) -> &SocketFile {
         &self.file

@@ -83,10 +83,7 @@ pub trait NetBackend: Send + Sync {
         slots: &mut Slots,
         came: &mut dyn FnMut(io::Result<usize>),
     ) {
-        let nowhere_else = Buffers::new(memory, &[]);
-        for slot in slots.iter_mut().take(1) {
-            came(self.read_frame(queue, iovecs, &nowhere_else, slot));
-        }
+        read_first(self, queue, iovecs, memory, slots, came);
     }
 
     /// Sends one frame.
@@ -114,9 +111,7 @@ pub trait NetBackend: Send + Sync {
         frames: &Frames,
         sent: &mut dyn FnMut(usize, io::Result<usize>),
     ) {
-        for frame in frames.iter(memory) {
-            sent(frame.len(), self.write_frame(queue, iovecs, &frame));
-        }
+        write_each(self, queue, iovecs, memory, frames, sent);
     }
 
     /// Sets what frames for the guest may leave undone. Frames that wait, shaped by other settings, are
@@ -137,6 +132,35 @@ pub trait NetBackend: Send + Sync {
     /// # Errors
     /// The host's refusal, `PermissionDenied` among them.
     fn set_mtu(&self, mtu: u16) -> io::Result<()>;
+}
+
+/// [`NetBackend::read_frames`] of a network that gives one frame at a time.
+pub(crate) fn read_first(
+    net: &(impl NetBackend + ?Sized),
+    queue: u16,
+    iovecs: &mut IoVecs,
+    memory: &GuestMemory,
+    slots: &mut Slots,
+    came: &mut dyn FnMut(io::Result<usize>),
+) {
+    let nowhere_else = Buffers::new(memory, &[]);
+    for slot in slots.iter_mut().take(1) {
+        came(net.read_frame(queue, iovecs, &nowhere_else, slot));
+    }
+}
+
+/// [`NetBackend::write_frames`] of a network that takes one frame at a time.
+pub(crate) fn write_each(
+    net: &(impl NetBackend + ?Sized),
+    queue: u16,
+    iovecs: &mut IoVecs,
+    memory: &GuestMemory,
+    frames: &Frames,
+    sent: &mut dyn FnMut(usize, io::Result<usize>),
+) {
+    for frame in frames.iter(memory) {
+        sent(frame.len(), net.write_frame(queue, iovecs, &frame));
+    }
 }
 
 fn no_queue() -> io::Error {

@@ -14,9 +14,9 @@ use std::sync::{Mutex, PoisonError};
 use sys::{IfReq, ioctl_int, ioctl_request, ioctl_value, knows_nowait, set_nonblocking};
 
 use super::ring::{FrameRing, Lost};
-use super::{Frames, NetBackend, Offloads, Slots};
+use super::{Frames, NetBackend, Offloads, Slots, read_first, write_each};
 use crate::guest_io::IoVecs;
-use crate::memory::{Buffers, GuestMemory};
+use crate::memory::GuestMemory;
 
 /// The device that makes taps.
 const TUN_DEVICE: &str = "/dev/net/tun";
@@ -140,7 +140,7 @@ pub struct Tap {
     state: Mutex<State>,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct State {
     /// Queues from 0 on that are attached.
     attached: usize,
@@ -220,14 +220,14 @@ impl Tap {
             queues,
             has_uso: false,
             is_local,
-            state: Mutex::new(State { attached: 0, offloads: None, mtu: None }),
+            state: Mutex::default(),
         };
         tap.has_uso = tap.probe_uso().map_err(|source| TapError::Configure {
             name: tap.name.clone(),
             call: "TUNSETOFFLOAD",
             source,
         })?;
-        tap.state = Mutex::new(State { attached: tap.queues.len(), offloads: None, mtu: None });
+        tap.state = Mutex::new(State { attached: tap.queues.len(), ..State::default() });
         Ok(tap)
     }
 
@@ -293,10 +293,7 @@ impl NetBackend for Tap {
         if slots.wanted() > 1 && self.with_ring(queue, |ring, tap| ring.receive(tap, slots, came)) {
             return;
         }
-        let nowhere_else = Buffers::new(memory, &[]);
-        for slot in slots.iter_mut().take(1) {
-            came(self.read_frame(queue, iovecs, &nowhere_else, slot));
-        }
+        read_first(self, queue, iovecs, memory, slots, came);
     }
 
     fn write_frames(
@@ -307,15 +304,12 @@ impl NetBackend for Tap {
         frames: &Frames,
         sent: &mut dyn FnMut(usize, io::Result<usize>),
     ) {
-        let is_worth_it = frames.len() > 1;
-        if is_worth_it
+        if frames.len() > 1
             && self.with_ring(queue, |ring, tap| ring.send(tap, iovecs, memory, frames, sent))
         {
             return;
         }
-        for frame in frames.iter(memory) {
-            sent(frame.len(), self.write_frame(queue, iovecs, &frame));
-        }
+        write_each(self, queue, iovecs, memory, frames, sent);
     }
 
     fn set_offloads(&self, offloads: Offloads) -> io::Result<()> {

@@ -74,7 +74,7 @@ pub(super) fn set_nonblocking(fd: BorrowedFd<'_>) -> io::Result<()> {
 }
 
 /// Whether one call may be told not to wait. Taps can be since Linux 5.8, macvtaps since 6.4. A frame that waits
-/// is lost by asking, as are all others when a driver begins ([`Tap::set_offloads`]).
+/// is lost by asking, as are all others when a driver begins.
 pub(super) fn knows_nowait(tap: &File) -> bool {
     let mut head = [0_u8; 1];
     let to = libc::iovec { iov_base: head.as_mut_ptr().cast(), iov_len: head.len() };
