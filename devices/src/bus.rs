@@ -7,6 +7,8 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use crate::state::{State, StateError};
+
 /// A device that is driven by reads and writes of the vCPU threads.
 ///
 /// A device knows offsets only, never its own address. Both calls run on a vCPU thread with the device
@@ -18,6 +20,24 @@ pub trait BusDevice: Send {
     /// Takes the `data` (1 to 8 bytes) that the guest writes at `offset`. What concerns the whole machine
     /// comes back as an [`Effect`]: the caller acts on it, not the device.
     fn write(&mut self, offset: u64, data: &[u8]) -> Option<Effect>;
+
+    /// What a fresh device of the same make needs to go on from here. The machine is paused, and goes on
+    /// afterwards as if nobody had asked.
+    ///
+    /// # Errors
+    /// [`StateError::Busy`] when the device is not at rest.
+    fn save(&self) -> Result<State, StateError> {
+        Ok(State::new())
+    }
+
+    /// Goes on from `state`, which another device saved; this one is fresh, and of no use after an error. The
+    /// interrupt controllers have their state by now: a device may raise its interrupt.
+    ///
+    /// # Errors
+    /// [`StateError`] when the state is not one of such a device.
+    fn restore(&mut self, _state: &State) -> Result<(), StateError> {
+        Ok(())
+    }
 }
 
 /// What a register write asks of the machine as a whole.

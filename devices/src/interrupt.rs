@@ -13,6 +13,8 @@ use vmm_sys_util::eventfd::EventFd;
 const USED_BUFFER: u32 = 1;
 /// Interrupt status bit: the configuration changed, or the device needs a reset.
 const CONFIG_CHANGE: u32 = 2;
+/// All interrupt status bits.
+pub(crate) const ALL_BITS: u32 = USED_BUFFER | CONFIG_CHANGE;
 
 /// The wire from a device to the guest's interrupt controller.
 pub trait InterruptLine: Send + Sync {
@@ -71,6 +73,20 @@ impl Interrupt {
         self.raise(CONFIG_CHANGE);
     }
 
+    /// Tells the driver that anything may be new. It looks and finds what there is; one that was never told does
+    /// not look.
+    pub fn anything_changed(&self) {
+        self.0.generation.fetch_add(1, Ordering::AcqRel);
+        self.raise(ALL_BITS);
+    }
+
+    /// Takes over what another interrupt had pending, and raises nothing.
+    pub(crate) fn restore(&self, status: u32, generation: u32, needs_reset: bool) {
+        self.0.status.store(status, Ordering::Release);
+        self.0.generation.store(generation, Ordering::Release);
+        self.0.needs_reset.store(needs_reset, Ordering::Release);
+    }
+
     /// Whether [`Self::needs_reset`] was called since the last [`Self::reset`].
     #[must_use]
     pub fn is_reset_needed(&self) -> bool {
@@ -100,8 +116,8 @@ impl Interrupt {
         self.0.needs_reset.store(false, Ordering::Release);
     }
 
-    fn raise(&self, bit: u32) {
-        self.0.status.fetch_or(bit, Ordering::AcqRel);
+    fn raise(&self, bits: u32) {
+        self.0.status.fetch_or(bits, Ordering::AcqRel);
         if let Err(error) = self.0.line.trigger() {
             log::error!("interrupt could not be raised: {error}");
         }

@@ -5,7 +5,8 @@
 //! event loop its queues are served.
 //!
 //! Reading order: [`bus`] (how an access reaches a device), [`virtio::device`] (the contract every virtio
-//! device fulfils), [`virtio::rng`] (the smallest one), [`virtio::transport`] (the status machine).
+//! device fulfils), [`virtio::rng`] (the smallest one), [`virtio::transport`] (the status machine), [`state`]
+//! (how a device goes on elsewhere).
 
 pub mod backend;
 pub mod bus;
@@ -18,6 +19,7 @@ pub mod metadata;
 pub mod metrics;
 pub mod platform;
 pub mod rate_limiter;
+pub mod state;
 #[cfg(any(test, feature = "test-util"))]
 pub mod test_util;
 pub mod virtio;

@@ -129,6 +129,10 @@ impl QueueHandler for NullHandler {
         self.queue.serve(256, &mut self.chain, |_, _| Ok(0))
     }
 
+    fn queues(&self) -> Vec<&Queue> {
+        vec![&self.queue]
+    }
+
     fn stop(self: Box<Self>) -> Vec<Queue> {
         vec![self.queue]
     }

@@ -7,13 +7,14 @@
 use std::io::{self, Write};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use vm_superio::serial::NoEvents;
+use vm_superio::serial::{NoEvents, SerialState};
 
 use crate::backend::console::{ConsoleEvent, ConsolePort, ConsoleSource};
 use crate::bus::{BusDevice, Effect};
 use crate::counters;
 use crate::event::Interest;
 use crate::interrupt::InterruptLine;
+use crate::state::{State, StateError};
 
 /// Receiver buffer or, written, transmitter.
 const DATA: u8 = 0;
@@ -73,7 +74,7 @@ impl Serial {
     pub fn new(line: Box<dyn InterruptLine>, port: ConsolePort) -> Self {
         let counters: Arc<SerialCounters> = Arc::default();
         let output = Output { port: port.clone(), counters: counters.clone() };
-        Self { chip: vm_superio::Serial::new(Trigger(line), output), port, counters }
+        Self { chip: vm_superio::Serial::new(Trigger(line.into()), output), port, counters }
     }
 
     /// What the port counts, from its creation on.
@@ -156,6 +157,59 @@ impl BusDevice for Serial {
         }
         None
     }
+
+    fn save(&self) -> Result<State, StateError> {
+        Ok(save_chip(self.chip.state()))
+    }
+
+    fn restore(&mut self, state: &State) -> Result<(), StateError> {
+        let chip = restore_chip(state)?;
+        let (trigger, output) = (self.chip.interrupt_evt().clone(), self.chip.writer().clone());
+        // An interrupt that is due is raised here.
+        let chip = vm_superio::Serial::from_state(&chip, trigger, NoEvents, output);
+        self.chip = chip.map_err(|error| StateError::Start(error.into()))?;
+        Ok(())
+    }
+}
+
+/// The registers, by the names of a state.
+fn registers(chip: &mut SerialState) -> [(&'static str, &mut u8); 9] {
+    [
+        ("divisor_low", &mut chip.baud_divisor_low),
+        ("divisor_high", &mut chip.baud_divisor_high),
+        ("interrupt_enable", &mut chip.interrupt_enable),
+        ("interrupt_id", &mut chip.interrupt_identification),
+        ("line_control", &mut chip.line_control),
+        ("line_status", &mut chip.line_status),
+        ("modem_control", &mut chip.modem_control),
+        ("modem_status", &mut chip.modem_status),
+        ("scratch", &mut chip.scratch),
+    ]
+}
+
+fn save_chip(mut chip: SerialState) -> State {
+    let mut state = State::new();
+    for (name, register) in registers(&mut chip) {
+        state.set(name, *register);
+    }
+    state.set("received", chip.in_buffer.len() as u64);
+    for (index, byte) in chip.in_buffer.iter().enumerate() {
+        state.set(&format!("received.{index}"), *byte);
+    }
+    state
+}
+
+fn restore_chip(state: &State) -> Result<SerialState, StateError> {
+    let mut chip = SerialState::default();
+    for (name, register) in registers(&mut chip) {
+        *register = state.number(name, *register)?;
+    }
+    let wanted = "at most as much as the FIFO holds";
+    let count = state.checked("received", 0_usize, wanted, |count| *count <= FIFO)?;
+    for index in 0..count {
+        chip.in_buffer.push(state.number(&format!("received.{index}"), 0)?);
+    }
+    Ok(chip)
 }
 
 /// The event loop's part of a serial port: input that arrives is moved into the chip.
@@ -191,7 +245,8 @@ fn lock(serial: &Mutex<Serial>) -> std::sync::MutexGuard<'_, Serial> {
 }
 
 /// The interrupt line as the chip wants it.
-struct Trigger(Box<dyn InterruptLine>);
+#[derive(Clone)]
+struct Trigger(Arc<dyn InterruptLine>);
 
 impl vm_superio::Trigger for Trigger {
     type E = io::Error;
@@ -202,6 +257,7 @@ impl vm_superio::Trigger for Trigger {
 }
 
 /// The console port as the chip wants it.
+#[derive(Clone)]
 struct Output {
     port: ConsolePort,
     counters: Arc<SerialCounters>,

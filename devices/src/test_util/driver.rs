@@ -31,6 +31,12 @@ impl DriverQueue {
         Self { memory: memory.clone(), base, size, next_descriptor: 0, seen_used: 0 }
     }
 
+    /// The same driver in a machine with a copy of its memory.
+    #[must_use]
+    pub fn in_copy(&self, memory: &GuestMemory) -> Self {
+        Self { memory: memory.clone(), ..*self }
+    }
+
     #[must_use]
     pub fn config(&self) -> QueueConfig {
         QueueConfig {
@@ -115,6 +121,25 @@ impl DriverQueue {
 
     pub fn set_avail_flags(&self, flags: u16) {
         self.memory.write_obj(flags, GuestAddress(self.avail())).unwrap();
+    }
+
+    /// The same ring as if `index` chains had gone through it; it is empty.
+    pub fn wind_to(&mut self, index: u16) {
+        self.set_avail_index(index);
+        self.memory.write_obj(index, GuestAddress(self.used() + 2)).unwrap();
+        self.seen_used = index;
+    }
+
+    /// Whether the device wants to hear of the `added` chains that were offered last.
+    #[must_use]
+    pub fn is_kick_wanted(&self, added: u16, has_event_idx: bool) -> bool {
+        if !has_event_idx {
+            let flags: u16 = self.memory.read_obj(GuestAddress(self.used())).unwrap();
+            return flags & 1 == 0;
+        }
+        let at = self.used() + 4 + 8 * u64::from(self.size);
+        let event: u16 = self.memory.read_obj(GuestAddress(at)).unwrap();
+        self.avail_index().wrapping_sub(event).wrapping_sub(1) < added
     }
 
     /// `used_event`: interrupt when the used index passes this one.

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent};
 
-use super::{DriverQueue, FakeLine, fake_interrupt};
+use super::{DriverQueue, FakeLine, copy_of, fake_interrupt};
 use crate::event::Interest;
 use crate::memory::GuestMemory;
 use crate::virtio::device::{DeviceHost, VirtioDevice, Worker};
@@ -108,6 +108,8 @@ pub struct Running {
     pub line: FakeLine,
     /// The driver's side of each queue, 256 KiB apart from the address given.
     pub queues: Vec<DriverQueue>,
+    /// All memory of its machine.
+    pub memory: GuestMemory,
 }
 
 impl Running {
@@ -131,9 +133,52 @@ impl Running {
             memory.clone(),
             interrupt,
         );
-        let mut running = Self { transport, host, line, queues };
+        let mut running = Self { transport, host, line, queues, memory: memory.clone() };
         running.bring_up(features);
         running
+    }
+
+    /// Another machine that goes on from here, with `device` and a copy of all memory. This one
+    /// is paused meanwhile, and goes on as well.
+    ///
+    /// # Panics
+    /// When the device cannot be saved, or `device` does not take that.
+    pub fn copy(&mut self, device: Box<dyn VirtioDevice>) -> Self {
+        self.copy_at(device, None)
+    }
+
+    /// The same, as if `index` chains had gone through each of the queues, which are empty.
+    ///
+    /// # Panics
+    /// As [`Self::copy`].
+    #[must_use]
+    pub fn wound_to(mut self, index: u16, device: Box<dyn VirtioDevice>) -> Self {
+        self.copy_at(device, Some(index))
+    }
+
+    #[expect(clippy::expect_used, reason = "test helper")]
+    fn copy_at(&mut self, device: Box<dyn VirtioDevice>, index: Option<u16>) -> Self {
+        self.transport.pause();
+        let mut state = self.transport.save().expect("a device at rest");
+        let memory = copy_of(&self.memory);
+        self.transport.resume();
+
+        let host = FakeHost::default();
+        let (interrupt, line) = fake_interrupt();
+        let mut queues: Vec<_> = self.queues.iter().map(|queue| queue.in_copy(&memory)).collect();
+        for (number, queue) in queues.iter_mut().enumerate() {
+            if let Some(index) = index {
+                queue.wind_to(index);
+                state.set(&format!("queue.{number}.next_used"), index);
+            }
+        }
+        let state = serde_json::to_string(&state).expect("text");
+        let state = serde_json::from_str(&state).expect("the same text");
+        let (name, served) = ("copy".to_owned(), Box::new(host.clone()));
+        let mut transport = Transport::new(name, device, served, memory.clone(), interrupt);
+        transport.restore(&state).expect("a state of such a device");
+        transport.resume();
+        Self { transport, host, line, queues, memory }
     }
 
     /// Negotiates, configures every queue and says `DRIVER_OK`.
@@ -150,6 +195,15 @@ impl Running {
             transport.configure_queue(index, |q| *q = queue.config());
         }
         transport.write_status(before | status::DRIVER_OK);
+    }
+
+    /// Kicks queue `index` if the device wants to hear of the `added` chains offered last, as a driver does.
+    pub fn kick_if_wanted(&mut self, index: usize, added: u16, has_event_idx: bool) {
+        let is_wanted =
+            self.queues.get(index).is_some_and(|q| q.is_kick_wanted(added, has_event_idx));
+        if is_wanted {
+            self.transport.kick(u32::try_from(index).unwrap_or(u32::MAX));
+        }
     }
 
     /// Kicks queue `index` and delivers what is ready; `false` when the device failed.

@@ -15,11 +15,13 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use vm_memory::GuestAddress;
+use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryRegion};
 
 use crate::backend::console::{Console, ConsoleError};
 use crate::interrupt::{Interrupt, InterruptLine};
 use crate::memory::GuestMemory;
+
+type GuestRegion = vm_memory::GuestRegionMmap<()>;
 
 /// Guest RAM of `len` bytes from address 0.
 ///
@@ -29,6 +31,30 @@ use crate::memory::GuestMemory;
 #[expect(clippy::expect_used, reason = "test helper")]
 pub fn guest_memory(len: usize) -> GuestMemory {
     GuestMemory::from_ranges(&[(GuestAddress(0), len)]).expect("memory for the test guest")
+}
+
+/// Other memory with the same contents.
+///
+/// # Panics
+/// As [`guest_memory`].
+#[must_use]
+#[expect(clippy::expect_used, clippy::indexing_slicing, reason = "test helper")]
+pub fn copy_of(memory: &GuestMemory) -> GuestMemory {
+    const PIECE: usize = 64 << 10;
+    let size = |region: &GuestRegion| usize::try_from(region.len()).expect("it is mapped");
+    let ranges: Vec<_> = memory.iter().map(|r| (r.start_addr(), size(r))).collect();
+    let copy = GuestMemory::from_ranges(&ranges).expect("memory for the test guest");
+    let mut piece = vec![0; PIECE];
+    for (start, len) in ranges {
+        for at in (0..len).step_by(PIECE) {
+            let (at, len) = (GuestAddress(start.0 + at as u64), PIECE.min(len - at));
+            memory.read_slice(&mut piece[..len], at).expect("its own memory");
+            if piece[..len].iter().any(|byte| *byte != 0) {
+                copy.write_slice(&piece[..len], at).expect("its own memory");
+            }
+        }
+    }
+    copy
 }
 
 /// Says that `test` could not do its work on this host, and why: on standard error itself, past the test

@@ -21,10 +21,11 @@ use std::sync::Arc;
 use vmm_sys_util::eventfd::EventFd;
 
 use super::DeviceType;
-use super::queue::{Queue, QueueError};
+use super::queue::{Queue, QueueError, QueuePosition};
 use crate::event::Interest;
 use crate::interrupt::Interrupt;
 use crate::memory::GuestMemory;
+use crate::state::{State, StateError};
 
 /// Control plane of a device. Called by the transport on vCPU threads, never concurrently.
 pub trait VirtioDevice: Send {
@@ -53,6 +54,21 @@ pub trait VirtioDevice: Send {
         &mut self,
         activation: Activation,
     ) -> Result<Vec<Box<dyn QueueHandler>>, ActivateError>;
+
+    /// What the driver and the host have made of the device so far, besides what the transport knows: for
+    /// [`Self::restore`] of another one. Called while the handlers are at rest.
+    fn save(&self) -> State {
+        State::new()
+    }
+
+    /// Takes over what another device saved. If `is_active`, [`Self::activate`] follows, with queues that go on where
+    /// that one's were; otherwise its driver is gone, or will reset the device.
+    ///
+    /// # Errors
+    /// [`StateError`] when `state` is not one of such a device, which is of no use then.
+    fn restore(&mut self, _state: &State, _is_active: bool) -> Result<(), StateError> {
+        Ok(())
+    }
 }
 
 /// What a device gets when its driver is ready.
@@ -126,6 +142,15 @@ pub trait QueueHandler: Send {
     /// What is to be watched besides since [`Self::interests`] was asked; asked after each [`Self::handle`].
     fn late_interest(&mut self) -> Option<Interest> {
         None
+    }
+
+    /// The queues that [`Self::stop`] would hand back, to see where they stand.
+    fn queues(&self) -> Vec<&Queue>;
+
+    /// Whether [`Self::quiesce`] has done what it says. Chains that are kept all the same were taken last of all,
+    /// nothing was written to them that matters, and what they ask for may be done again.
+    fn is_at_rest(&self) -> bool {
+        true
     }
 
     /// Gives up: nothing in flight is lost, and the queues go back to the transport.
@@ -214,11 +239,23 @@ impl Worker {
             }
         }
         // A handler that was in the middle of its ring goes on when it is served again.
+        self.kick_all();
+    }
+
+    /// Has every queue looked at as soon as a loop serves the device.
+    pub(super) fn kick_all(&self) {
         for (queue, kick) in &self.kicks {
             if let Err(error) = kick.write(1) {
                 log::error!("{}: kick of queue {queue} lost: {error}", self.name);
             }
         }
+    }
+
+    /// Index and position of each queue, once the handlers are at rest; `None` when one of them is not.
+    pub(super) fn positions(&self) -> Option<Vec<(u16, QueuePosition)>> {
+        let is_at_rest = self.handlers.iter().all(|handler| handler.is_at_rest());
+        let queues = self.handlers.iter().flat_map(|handler| handler.queues());
+        is_at_rest.then(|| queues.map(|queue| (queue.index(), queue.position())).collect())
     }
 
     /// Whether the device waits for a reset.

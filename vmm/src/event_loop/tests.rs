@@ -49,6 +49,10 @@ impl QueueHandler for Counting {
         if self.count() { Ok(()) } else { Err(QueueError::Protocol { queue: 0, what: "enough" }) }
     }
 
+    fn queues(&self) -> Vec<&Queue> {
+        Vec::new()
+    }
+
     fn stop(self: Box<Self>) -> Vec<Queue> {
         Vec::new()
     }
@@ -140,6 +144,10 @@ fn a_descriptor_that_cannot_be_watched_fails_the_start() {
         fn handle(&mut self, _: u16) -> Result<(), QueueError> {
             Ok(())
         }
+        fn queues(&self) -> Vec<&Queue> {
+            Vec::new()
+        }
+
         fn stop(self: Box<Self>) -> Vec<Queue> {
             Vec::new()
         }
@@ -185,6 +193,10 @@ impl QueueHandler for Late {
             _ => drop(self.first.count()),
         }
         Ok(())
+    }
+
+    fn queues(&self) -> Vec<&Queue> {
+        Vec::new()
     }
 
     fn stop(self: Box<Self>) -> Vec<Queue> {

@@ -33,6 +33,10 @@ impl QueueHandler for Witness {
         Ok(())
     }
 
+    fn queues(&self) -> Vec<&Queue> {
+        Vec::new()
+    }
+
     fn stop(self: Box<Self>) -> Vec<Queue> {
         Vec::new()
     }

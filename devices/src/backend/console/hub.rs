@@ -97,13 +97,11 @@ impl Hub {
         if let Some(listener) = &mut state.listener {
             listener.hear(stage, bytes);
         }
-        let reader = state.active();
-        let Some(port) = state.port(stage) else {
+        if state.port(stage).is_none() {
             return;
-        };
-        port.speaking |= !bytes.is_empty();
-        if state.active() != reader {
-            state.ring_reader();
+        }
+        if !bytes.is_empty() {
+            state.set_speaking(stage, true);
         }
         if state.active() == stage {
             self.show(state, bytes, wakes);
@@ -119,14 +117,17 @@ impl Hub {
 
     /// The device at `stage` has nothing more to say for now: the other one comes to the front.
     pub(super) fn release(&self, stage: Stage) {
-        let mut state = self.state();
-        let reader = state.active();
-        if let Some(port) = state.port(stage) {
-            port.speaking = false;
-        }
-        if state.active() != reader {
-            state.ring_reader();
-        }
+        self.state().set_speaking(stage, false);
+    }
+
+    /// The device at `stage` is one that has said something.
+    pub(super) fn speak(&self, stage: Stage) {
+        self.state().set_speaking(stage, true);
+    }
+
+    /// Whether it is.
+    pub(super) fn is_speaking(&self, stage: Stage) -> bool {
+        self.state().port(stage).is_some_and(|port| port.speaking)
     }
 
     /// Takes input for the device at `stage`; returns how much.
@@ -285,6 +286,16 @@ impl State {
         match stage {
             Stage::Early => self.early.as_mut(),
             Stage::Late => self.late.as_mut(),
+        }
+    }
+
+    fn set_speaking(&mut self, stage: Stage, speaking: bool) {
+        let reader = self.active();
+        if let Some(port) = self.port(stage) {
+            port.speaking = speaking;
+        }
+        if self.active() != reader {
+            self.ring_reader();
         }
     }
 

@@ -56,6 +56,17 @@ impl ConsolePort {
         self.shared.hub.release(self.stage);
     }
 
+    /// Whether the device has spoken, so that it is shown and gets the input.
+    #[must_use]
+    pub fn is_in_front(&self) -> bool {
+        self.shared.hub.is_speaking(self.stage)
+    }
+
+    /// As if the device had spoken: another one, whose place it takes, has.
+    pub fn come_to_the_front(&self) {
+        self.shared.hub.speak(self.stage);
+    }
+
     /// The size of the terminal; `None` when the console is none.
     #[must_use]
     pub fn size(&self) -> Option<Size> {

@@ -2,6 +2,8 @@
 //!
 //! Shared by the device, its handlers and whoever manages the machine; every call returns at once, on any thread.
 
+mod state;
+
 use std::io;
 use std::os::fd::{AsRawFd, RawFd};
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};

@@ -52,6 +52,10 @@ impl QueueHandler for Reports {
         })
     }
 
+    fn queues(&self) -> Vec<&Queue> {
+        vec![&self.queue]
+    }
+
     fn stop(self: Box<Self>) -> Vec<Queue> {
         vec![self.queue]
     }
@@ -94,6 +98,10 @@ impl QueueHandler for Hints {
             }
             Ok(0)
         })
+    }
+
+    fn queues(&self) -> Vec<&Queue> {
+        vec![&self.queue]
     }
 
     fn stop(self: Box<Self>) -> Vec<Queue> {

@@ -22,6 +22,7 @@ use super::DeviceType;
 use super::device::{ActivateError, Activation, QueueHandler, VirtioDevice, read_config_bytes};
 use super::queue::Queue;
 use crate::backend::reclaim::MemoryReclaim;
+use crate::state::{State, StateError};
 
 pub use control::{BalloonControl, BalloonCounters, BalloonError, HintingStatus};
 pub use statistics::Statistics;
@@ -165,6 +166,14 @@ impl VirtioDevice for Balloon {
             handlers.push(Box::new(free::Reports::new(queue, releaser())));
         }
         Ok(handlers)
+    }
+
+    fn save(&self) -> State {
+        self.shared.save()
+    }
+
+    fn restore(&mut self, state: &State, is_active: bool) -> Result<(), StateError> {
+        self.shared.restore(state, is_active)
     }
 }
 

@@ -58,6 +58,10 @@ impl QueueHandler for Inflate {
         })
     }
 
+    fn queues(&self) -> Vec<&Queue> {
+        vec![&self.queue]
+    }
+
     fn stop(self: Box<Self>) -> Vec<Queue> {
         vec![self.queue]
     }
@@ -89,6 +93,10 @@ impl QueueHandler for Deflate {
             count(&shared.counting.deflated_pages, pages as u64);
             Ok(0)
         })
+    }
+
+    fn queues(&self) -> Vec<&Queue> {
+        vec![&self.queue]
     }
 
     fn stop(self: Box<Self>) -> Vec<Queue> {

@@ -172,6 +172,10 @@ impl QueueHandler for Collector {
         if token == POLL { self.ask() } else { self.take() }
     }
 
+    fn queues(&self) -> Vec<&Queue> {
+        vec![&self.queue]
+    }
+
     fn stop(mut self: Box<Self>) -> Vec<Queue> {
         if self.held.take().is_some() {
             self.queue.unpop();

@@ -358,6 +358,14 @@ impl QueueHandler for Handler {
         Ok(())
     }
 
+    fn queues(&self) -> Vec<&Queue> {
+        vec![&self.queue]
+    }
+
+    fn is_at_rest(&self) -> bool {
+        self.slots.len() == self.free.len()
+    }
+
     fn stop(mut self: Box<Self>) -> Vec<Queue> {
         // What the driver did wrong is of no interest to a device that is reset.
         let _ = self.quiesce();

@@ -122,6 +122,10 @@ impl QueueHandler for Handler {
         self.fill()
     }
 
+    fn queues(&self) -> Vec<&Queue> {
+        vec![&self.receive, &self.transmit]
+    }
+
     fn stop(self: Box<Self>) -> Vec<Queue> {
         self.port.release();
         vec![self.receive, self.transmit]

@@ -8,7 +8,8 @@ mod handler;
 
 use super::DeviceType;
 use super::device::{ActivateError, Activation, QueueHandler, VirtioDevice, read_config_bytes};
-use crate::backend::console::ConsolePort;
+use crate::backend::console::{ConsolePort, Size};
+use crate::state::{State, StateError};
 use handler::Handler;
 
 /// The configuration holds the size of the console (virtio 1.3, 5.3.3).
@@ -30,6 +31,8 @@ const EMERGENCY_WRITE: u64 = 8;
 pub struct Console {
     port: ConsolePort,
     features: u64,
+    /// The size to show where the port has none, because another console of this machine had one.
+    last_size: Option<Size>,
 }
 
 impl Console {
@@ -38,7 +41,11 @@ impl Console {
     #[must_use]
     pub fn new(port: ConsolePort) -> Self {
         let size = if port.size().is_some() { F_SIZE } else { 0 };
-        Self { port, features: size | F_EMERG_WRITE }
+        Self { port, features: size | F_EMERG_WRITE, last_size: None }
+    }
+
+    fn size(&self) -> Option<Size> {
+        self.port.size().or(self.last_size)
     }
 }
 
@@ -56,7 +63,7 @@ impl VirtioDevice for Console {
     }
 
     fn read_config(&self, offset: u64, data: &mut [u8]) {
-        let size = self.port.size();
+        let size = self.size();
         let [c0, c1] = size.map_or(0, |s| s.columns).to_le_bytes();
         let [r0, r1] = size.map_or(0, |s| s.rows).to_le_bytes();
         read_config_bytes(&[c0, c1, r0, r1], offset, data);
@@ -79,6 +86,28 @@ impl VirtioDevice for Console {
         let interrupt = has_size.then_some(activation.interrupt);
         let handler = Handler::new(receive, transmit, self.port.clone(), interrupt);
         Ok(vec![Box::new(handler)])
+    }
+
+    fn save(&self) -> State {
+        let mut state = State::new();
+        state.set("has_size", self.features & F_SIZE != 0);
+        let size = self.size();
+        state.set("columns", size.map_or(0, |size| size.columns));
+        state.set("rows", size.map_or(0, |size| size.rows));
+        state.set("is_in_front", self.port.is_in_front());
+        state
+    }
+
+    fn restore(&mut self, state: &State, is_active: bool) -> Result<(), StateError> {
+        let (columns, rows) = (state.number("columns", 0)?, state.number("rows", 0)?);
+        self.last_size = (columns > 0 && rows > 0).then_some(Size { columns, rows });
+        if state.flag("has_size", false)? {
+            self.features |= F_SIZE;
+        }
+        if is_active && state.flag("is_in_front", false)? {
+            self.port.come_to_the_front();
+        }
+        Ok(())
     }
 }
 

@@ -36,7 +36,7 @@ pub(super) struct Commands {
     acked: u64,
     /// Pairs that the driver set up.
     pairs: u16,
-    /// Whether the backend still spreads frames over all pairs, although the driver uses one.
+    /// Whether the backend still spreads frames over all pairs, although the driver may use fewer.
     is_spread: bool,
 }
 
@@ -60,7 +60,7 @@ impl QueueHandler for Commands {
     fn handle(&mut self, _token: u16) -> Result<(), QueueError> {
         let Self { shared, queue, chain, acked, pairs, .. } = self;
         if std::mem::take(&mut self.is_spread) {
-            set_pairs(shared, 1);
+            set_pairs(shared, shared.active_pairs.load(Ordering::Acquire));
         }
         queue.serve(MAX_BATCH, chain, |memory, chain| {
             let obeyed = obey(shared, *acked, *pairs, &chain.readable(memory))?;
@@ -72,6 +72,10 @@ impl QueueHandler for Commands {
             let written = chain.writable(memory).write_at(0, &answer)?;
             Ok(u32::from(written == 1))
         })
+    }
+
+    fn queues(&self) -> Vec<&Queue> {
+        vec![&self.queue]
     }
 
     fn stop(self: Box<Self>) -> Vec<Queue> {
@@ -115,9 +119,12 @@ fn set_pairs(shared: &Shared, count: u16) -> bool {
 
 fn set_offloads(shared: &Shared, wanted: u64) -> bool {
     let result = shared.backend.set_offloads(features::offloads(wanted));
-    if let Err(error) = &result {
-        let Shared { id, backend, .. } = shared;
-        log::error!("{id}: offloads of {} cannot be changed: {error}", backend.name());
+    match &result {
+        Ok(()) => shared.offloads.store(wanted, Ordering::Release),
+        Err(error) => {
+            let Shared { id, backend, .. } = shared;
+            log::error!("{id}: offloads of {} cannot be changed: {error}", backend.name());
+        }
     }
     result.is_ok()
 }

@@ -20,7 +20,7 @@ mod rx;
 mod tx;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU16, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU16, AtomicU64, Ordering};
 
 use super::DeviceType;
 use super::device::{ActivateError, Activation, QueueHandler, VirtioDevice, read_config_bytes};
@@ -30,6 +30,7 @@ use crate::backend::net::NetBackend;
 use crate::interrupt::Interrupt;
 use crate::metrics::Counter;
 use crate::rate_limiter::Limiter;
+use crate::state::{State, StateError};
 
 pub use counters::Counters;
 pub use limits::{NetControl, NetLimits};
@@ -67,6 +68,17 @@ pub struct Net {
     max_pairs: u16,
     queue_sizes: Vec<u16>,
     shared: Arc<Shared>,
+    /// What the driver will find in force when it is activated next.
+    commanded: Option<Commanded>,
+}
+
+/// What a driver can change by commands.
+#[derive(Clone, Copy)]
+struct Commanded {
+    /// Queue pairs in use, from the first on; at least one.
+    pairs: u16,
+    /// The features of the offloads in force.
+    offloads: u64,
 }
 
 /// What the handlers of one card have in common.
@@ -76,6 +88,8 @@ struct Shared {
     counters: Arc<Counters>,
     /// Queue pairs that the driver wants to use, from the first on.
     active_pairs: AtomicU16,
+    /// The offloads towards it that the driver wants, as feature bits.
+    offloads: AtomicU64,
     is_link_up: AtomicBool,
     rx_limiter: Arc<Limiter>,
     tx_limiter: Arc<Limiter>,
@@ -106,11 +120,13 @@ impl Net {
                 backend,
                 counters: Arc::default(),
                 active_pairs: AtomicU16::new(1),
+                offloads: AtomicU64::new(0),
                 is_link_up: AtomicBool::new(true),
                 rx_limiter,
                 tx_limiter,
                 sessions: Sessions::default(),
             }),
+            commanded: None,
         }
     }
 
@@ -177,8 +193,11 @@ impl VirtioDevice for Net {
             pairs.extend(take_more_pairs(&mut activation, self.max_pairs));
         }
         let count = u16::try_from(pairs.len()).unwrap_or(MAX_PAIRS);
-        self.set_up_backend(acked, count)?;
-        self.shared.active_pairs.store(1, Ordering::Release);
+        let commanded = self.commanded.take().unwrap_or(Commanded { pairs: 1, offloads: acked });
+        let offloads = commanded.offloads & acked;
+        self.set_up_backend(offloads, count)?;
+        self.shared.active_pairs.store(commanded.pairs.min(count), Ordering::Release);
+        self.shared.offloads.store(offloads, Ordering::Release);
 
         let mut handlers: Vec<Box<dyn QueueHandler>> = Vec::with_capacity(2 * pairs.len() + 1);
         let shape = rx::Shape::new(acked, self.mtu);
@@ -198,6 +217,26 @@ impl VirtioDevice for Net {
         }
         Ok(handlers)
     }
+
+    fn save(&self) -> State {
+        let mut state = State::new();
+        if self.shared.sessions.is_present() {
+            state.set("pairs", self.shared.active_pairs.load(Ordering::Acquire));
+            let offloads = self.shared.offloads.load(Ordering::Acquire);
+            state.set("offloads", offloads & features::SWITCHABLE);
+        }
+        state
+    }
+
+    fn restore(&mut self, state: &State, is_active: bool) -> Result<(), StateError> {
+        let (wanted, most) = ("a number of queue pairs that the card has", self.max_pairs);
+        let pairs = state.checked("pairs", 1, wanted, |pairs| (1..=most).contains(pairs))?;
+        let wanted = "a set of offloads";
+        let is_right = |bits: &u64| bits & !features::SWITCHABLE == 0;
+        let offloads = state.checked("offloads", features::SWITCHABLE, wanted, is_right)?;
+        self.commanded = is_active.then_some(Commanded { pairs, offloads });
+        Ok(())
+    }
 }
 
 impl Net {
@@ -212,13 +251,13 @@ impl Net {
         activation.queues.get_mut(2 * usize::from(pairs))?.take()
     }
 
-    fn set_up_backend(&self, acked: u64, pairs: u16) -> Result<(), ActivateError> {
+    fn set_up_backend(&self, offloads: u64, pairs: u16) -> Result<(), ActivateError> {
         let backend = &self.shared.backend;
         // Only one pair is in use until the driver asks for more, but a tap's queue that is detached when
         // the event loop begins to watch it would never be heard of again. `Commands` detaches the rest.
         backend
             .set_active_queues(pairs)
-            .and_then(|()| backend.set_offloads(features::offloads(acked)))
+            .and_then(|()| backend.set_offloads(features::offloads(offloads)))
             .map_err(|source| ActivateError::Host {
                 what: format!("network {} cannot be set up", backend.name()),
                 source,

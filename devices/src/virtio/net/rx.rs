@@ -405,6 +405,10 @@ impl QueueHandler for Receiver {
         batch.and(announced)
     }
 
+    fn queues(&self) -> Vec<&Queue> {
+        vec![&self.queue]
+    }
+
     fn stop(mut self: Box<Self>) -> Vec<Queue> {
         self.drop_arrived();
         self.posted.give_back(&mut self.queue);

@@ -120,6 +120,10 @@ impl QueueHandler for Sender {
         self.queue.announce()
     }
 
+    fn queues(&self) -> Vec<&Queue> {
+        vec![&self.queue]
+    }
+
     fn stop(self: Box<Self>) -> Vec<Queue> {
         vec![self.queue]
     }

@@ -118,7 +118,8 @@ pub struct Queue {
     considered: u16,
 }
 
-/// Where a queue stands, for starting it again at the same place.
+/// Where a queue stands. Chains between the two are with the device: one that hands chains back in the order of
+/// the ring can be saved with some, because a copy of it takes them again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct QueuePosition {
     /// Next entry of the available ring to look at.
@@ -158,6 +159,15 @@ impl Queue {
             unannounced: false,
             considered: 0,
         })
+    }
+
+    /// The same queue after `next_used` chains were answered (modulo 2^16): the next one to be taken is the first
+    /// that was not.
+    #[must_use]
+    pub fn starting_at(mut self, next_used: u16) -> Self {
+        self.rings.start_at(next_used);
+        self.considered = next_used;
+        self
     }
 
     /// Index of this queue in its device.

@@ -88,6 +88,14 @@ impl Rings {
         })
     }
 
+    /// Goes on at index `next` of both rings.
+    pub(super) fn start_at(&mut self, next: u16) {
+        self.next_avail = next;
+        self.next_used = next;
+        self.published = next;
+        self.seen_avail = next;
+    }
+
     /// Number of entries.
     pub(super) fn size(&self) -> u16 {
         self.size

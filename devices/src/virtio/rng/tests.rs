@@ -1,3 +1,5 @@
+mod saved;
+
 use super::*;
 use crate::test_util::{Running, guest_memory};
 use crate::virtio::feature;

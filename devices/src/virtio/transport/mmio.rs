@@ -5,6 +5,7 @@
 
 use super::Transport;
 use crate::bus::{BusDevice, Effect};
+use crate::state::{State, StateError};
 
 /// Bytes of address space that one device takes.
 pub const WINDOW: u64 = 0x1000;
@@ -18,6 +19,11 @@ const VERSION: u32 = 2;
 const VENDOR: u32 = 0x006d_6d76;
 /// Start of the device's configuration space.
 const CONFIG: u64 = 0x100;
+
+/// What the registers are called in a saved state.
+const SELECTED_FEATURES: &str = "selected.features";
+const SELECTED_DRIVER_FEATURES: &str = "selected.driver_features";
+const SELECTED_QUEUE: &str = "selected.queue";
 
 /// A device's window on the MMIO bus.
 pub struct MmioTransport {
@@ -120,6 +126,21 @@ impl BusDevice for MmioTransport {
             self.write_register(offset, u32::from_le_bytes(word));
         }
         None
+    }
+
+    fn save(&self) -> Result<State, StateError> {
+        let mut state = self.transport.save()?;
+        state.set(SELECTED_FEATURES, self.features_half);
+        state.set(SELECTED_DRIVER_FEATURES, self.driver_features_half);
+        state.set(SELECTED_QUEUE, self.queue);
+        Ok(state)
+    }
+
+    fn restore(&mut self, state: &State) -> Result<(), StateError> {
+        self.features_half = state.number(SELECTED_FEATURES, 0)?;
+        self.driver_features_half = state.number(SELECTED_DRIVER_FEATURES, 0)?;
+        self.queue = state.number(SELECTED_QUEUE, 0)?;
+        self.transport.restore(state)
     }
 }
 

@@ -5,6 +5,7 @@
 //! altered while a device is active.
 
 pub mod mmio;
+mod state;
 
 use std::sync::Arc;
 
@@ -32,6 +33,9 @@ pub mod status {
     pub const FAILED: u32 = 128;
 }
 
+/// Why a device could not be activated.
+type ActivationFailure = Box<dyn std::error::Error + Send + Sync>;
+
 /// A device, its registers and its life cycle.
 pub struct Transport {
     name: String,
@@ -45,6 +49,8 @@ pub struct Transport {
     kicks: Vec<(u16, Arc<EventFd>)>,
     /// The worker while the machine is paused.
     resting: Option<Worker>,
+    /// That worker has never been on a loop: the driver knows another machine's.
+    is_restored: bool,
     /// Register writes that the state machine refused.
     refused: u64,
 }
@@ -71,6 +77,7 @@ impl Transport {
             queues,
             kicks: Vec::new(),
             resting: None,
+            is_restored: false,
             refused: 0,
         }
     }
@@ -230,12 +237,16 @@ impl Transport {
     /// The machine goes on: a device that [`Self::pause`] took off its loop is served again. Where the host
     /// refuses that, the device asks its driver for a reset.
     pub fn resume(&mut self) {
-        if let Some(worker) = self.resting.take()
-            && let Err(error) = self.host.start(worker)
-        {
+        let Some(worker) = self.resting.take() else { return };
+        let is_restored = std::mem::take(&mut self.is_restored);
+        if let Err(error) = self.host.start(worker) {
             log::error!("{}: cannot go on after a pause: {error}", self.name);
             self.kicks.clear();
             self.interrupt.needs_reset();
+        } else if is_restored {
+            // An interrupt may have been on its way while the machine was saved, and what the host offers may be
+            // another size.
+            self.interrupt.anything_changed();
         }
     }
 
@@ -244,6 +255,7 @@ impl Transport {
         if let Some(worker) = self.resting.take().or_else(|| self.host.stop()) {
             drop(worker.stop());
         }
+        self.is_restored = false;
         self.kicks.clear();
         self.interrupt.reset();
         self.status = 0;
@@ -272,11 +284,19 @@ impl Transport {
         }
     }
 
-    fn try_activate(&mut self) -> Result<(), Box<dyn std::error::Error>> {
+    fn try_activate(&mut self) -> Result<(), ActivationFailure> {
+        let worker = self.make_worker(&[])?;
+        Ok(self.host.start(worker)?)
+    }
+
+    /// Activates the device. `answered`: how many chains of each queue were answered before, where it is not 0.
+    fn make_worker(&mut self, answered: &[u16]) -> Result<Worker, ActivationFailure> {
+        let mut answered = answered.iter();
         let mut queues = Vec::with_capacity(self.queues.len());
         let mut worker_kicks = Vec::with_capacity(self.queues.len());
         let sizes = self.device.queue_sizes().to_vec();
         for ((index, &config), max_size) in (0_u16..).zip(&self.queues).zip(sizes) {
+            let answered = answered.next().copied().unwrap_or(0);
             if !config.ready {
                 queues.push(None);
                 continue;
@@ -286,14 +306,9 @@ impl Transport {
             self.kicks.push((index, kick.clone()));
             let doorbells = (kick, self.interrupt.clone());
             let memory = self.memory.clone();
-            queues.push(Some(Queue::new(
-                index,
-                max_size,
-                config,
-                self.driver_features,
-                memory,
-                doorbells,
-            )?));
+            let features = self.driver_features;
+            let queue = Queue::new(index, max_size, config, features, memory, doorbells)?;
+            queues.push(Some(queue.starting_at(answered)));
         }
         let handlers = self.device.activate(Activation {
             memory: self.memory.clone(),
@@ -301,8 +316,7 @@ impl Transport {
             queues,
             interrupt: self.interrupt.clone(),
         })?;
-        let worker = Worker::new(self.name.clone(), handlers, worker_kicks, self.interrupt.clone());
-        Ok(self.host.start(worker)?)
+        Ok(Worker::new(self.name.clone(), handlers, worker_kicks, self.interrupt.clone()))
     }
 
     fn refuse(&mut self, what: &str) {

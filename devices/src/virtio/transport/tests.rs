@@ -1,3 +1,5 @@
+mod saved;
+
 use super::mmio::MmioTransport;
 use super::status::{ACKNOWLEDGE, DRIVER, DRIVER_OK, FAILED, FEATURES_OK, NEEDS_RESET};
 use super::*;

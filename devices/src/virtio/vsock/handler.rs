@@ -210,6 +210,10 @@ impl QueueHandler for Handler {
         Ok(())
     }
 
+    fn queues(&self) -> Vec<&Queue> {
+        vec![&self.receive, &self.transmit, &self.events]
+    }
+
     fn stop(mut self: Box<Self>) -> Vec<Queue> {
         self.posted.give_back(&mut self.receive);
         vec![self.receive, self.transmit, self.events]

@@ -23,6 +23,7 @@ use std::sync::Arc;
 use super::DeviceType;
 use super::device::{ActivateError, Activation, QueueHandler, VirtioDevice, read_config_bytes};
 use crate::backend::vsock::Backend;
+use crate::state::{State, StateError};
 use handler::Handler;
 use muxer::Muxer;
 
@@ -41,6 +42,8 @@ pub struct Vsock {
     guest_cid: u32,
     open: OpenBackend,
     counters: Arc<Counters>,
+    /// The next driver to be activated believes in connections of another device: it will be told that they are
+    /// gone.
     owes_reset: bool,
 }
 
@@ -56,12 +59,6 @@ impl Vsock {
     #[must_use]
     pub fn counters(&self) -> Arc<Counters> {
         self.counters.clone()
-    }
-
-    /// The next driver to be activated is one that believes in connections of an earlier device, as in a
-    /// machine that was restored: it will be told that they are gone.
-    pub fn lose_connections(&mut self) {
-        self.owes_reset = true;
     }
 }
 
@@ -96,6 +93,13 @@ impl VirtioDevice for Vsock {
         let muxer = Muxer::new(self.guest_cid.into(), backend, self.counters.clone());
         let owes_reset = std::mem::take(&mut self.owes_reset);
         Ok(vec![Box::new(Handler::new([receive, transmit, events], muxer, owes_reset))])
+    }
+
+    /// Connections stay where they are, and the address is the one that this device was given: the driver is told
+    /// to ask for it again.
+    fn restore(&mut self, _state: &State, is_active: bool) -> Result<(), StateError> {
+        self.owes_reset = is_active;
+        Ok(())
     }
 }
 

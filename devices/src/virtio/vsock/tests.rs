@@ -269,7 +269,7 @@ fn a_reset_frees_everything_and_the_device_starts_again() {
 
 #[test]
 fn a_driver_that_lost_its_connections_is_told_so_once() {
-    let mut setup = Setup::with(0, Vsock::lose_connections);
+    let mut setup = Setup::with(0, |device| device.restore(&State::new(), true).unwrap());
     // Nobody has kicked, and there is no buffer: it is told later.
     setup.turn();
     assert_eq!(setup.running.queues[EVENT].take_used(), []);
@@ -288,7 +288,7 @@ fn a_restored_driver_is_told_without_a_kick() {
     let memory = guest_memory(4 << 20);
     let host = FakeHost::new(&[]);
     let mut device = Vsock::new(CID, Box::new(move || Ok(host.backend())));
-    device.lose_connections();
+    device.restore(&State::new(), true).unwrap();
     let mut events = crate::test_util::DriverQueue::new(&memory, 0x40000 * 2, 16);
     events.add(&[(ROOM, 8, true)]);
     let mut running = Running::new(Box::new(device), &memory, 0, 0);

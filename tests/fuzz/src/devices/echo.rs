@@ -131,6 +131,10 @@ impl QueueHandler for Handler {
         })
     }
 
+    fn queues(&self) -> Vec<&Queue> {
+        vec![&self.queue]
+    }
+
     fn stop(self: Box<Self>) -> Vec<Queue> {
         vec![self.queue]
     }
