@@ -67,12 +67,17 @@ enum Step {
 /// Makes `command` start with all of `confinement` in force.
 pub fn apply(command: &mut Command, confinement: Vec<Confinement>) {
     let steps: Vec<Step> = confinement.into_iter().flat_map(steps).collect();
-    if steps.is_empty() {
-        return;
-    }
+    let begin = move || {
+        // Whoever runs tests in the background of a shell has these ignored, which children inherit.
+        for signal in [libc::SIGINT, libc::SIGQUIT] {
+            // SAFETY: takes numbers; the default installs no handler.
+            unsafe { libc::signal(signal, libc::SIG_DFL) };
+        }
+        steps.iter().try_for_each(Step::run)
+    };
     // SAFETY: the steps make system calls only and allocate nothing, which is what a child may do between
     // fork and exec.
-    unsafe { command.pre_exec(move || steps.iter().try_for_each(Step::run)) };
+    unsafe { command.pre_exec(begin) };
 }
 
 /// A device that no process without capabilities may open. Making one takes a real root; anybody else gets one that
