@@ -14,6 +14,7 @@ crate::suite::tests! { "bare::ctl" needs &[Need::Kvm];
     what_a_machine_is_is_shown,
     a_machine_rests_and_goes_on,
     devices_change,
+    numbers_are_shown,
     events_are_followed_to_the_end,
     events_end_by_ctrl_c,
     who_waits_for_a_guest,
@@ -133,6 +134,25 @@ fn devices_change() {
     setup.silent("balloon 8M");
     assert_eq!(setup.json("balloon")["amount_mib"], 8);
     setup.refused("balloon 1G", 115, &["1024 MiB", "32 MiB"]);
+    setup.end();
+}
+
+fn numbers_are_shown() {
+    let mut setup = Setup::new(&[]);
+    let exits = |setup: &Setup| {
+        let table = setup.shown("metrics");
+        assert!(table.starts_with("METRIC "), "{table}");
+        let row = |line: &&str| line.contains("reason=io_out") && line.contains("vcpu=0");
+        let row = table.lines().find(row).unwrap_or_else(|| panic!("no such row: {table}"));
+        row.rsplit(' ').next().unwrap().parse::<u64>().unwrap()
+    };
+    let before = exits(&setup);
+    setup.machine.send("w 4 200000 2a\nr 4 200000\n");
+    setup.machine.wait_for("2a\n");
+    // At least the three bytes of the answer.
+    assert!(exits(&setup) >= before + 3, "{before} before");
+    let all = setup.json("metrics");
+    assert_eq!(all["vmm_guest_memory_bytes"], 32 << 20, "{all}");
     setup.end();
 }
 

@@ -2,14 +2,17 @@
 
 use std::fs;
 use std::os::fd::AsRawFd;
+use std::thread;
 use std::time::Instant;
 
+use harness::api::Api;
 use harness::confine::Confinement;
 use harness::network::{Tap, in_own_network, interface_counter, interfaces};
 use harness::puppet::Puppet;
 use harness::virtio::{Answer, Descriptor, Device, Kind, Queue, register};
 use harness::{Machine, Need, Scratch, Vmm, patience};
 use libtest_mimic::Trial;
+use serde_json::json;
 
 use super::subject::{Subject, disk_contents};
 use crate::suite::trial;
@@ -32,6 +35,7 @@ pub fn network_tests() -> Vec<Trial> {
         own("bare::io::net_with_two_queues", net_with_two_queues),
         own("bare::io::net_on_inherited_queues", net_on_inherited_queues),
         own("bare::io::net_on_a_thread_of_its_own", net_on_a_thread_of_its_own),
+        own("bare::io::net_over_pauses_loses_nothing", net_over_pauses_loses_nothing),
         own("bare::io::tap_that_has_one_queue_only", tap_that_has_one_queue_only),
     ]
 }
@@ -332,6 +336,60 @@ fn send_on_both_queues(puppet: &Puppet) {
         assert_eq!(send.request(&Subject::Net.chain(send)), Answer::Used(0, 0));
     }
     assert_eq!(interface_counter("tap0", "rx_packets"), before + 2);
+}
+
+/// Frames both ways while the machine is paused a thousand times: each arrives once, in its turn.
+fn net_over_pauses_loses_nothing() {
+    /// Headers of virtio-net, Ethernet, IPv4 and UDP.
+    const HEADERS: u32 = 12 + 14 + 20 + 8;
+    let tap = Tap::new("tap0");
+    let scratch = Scratch::new();
+    let socket = scratch.join("api.sock");
+    let vmm = Vmm::puppet("").args(["--rng", "off", "--net", "tap=tap0", "--api-sock"]);
+    let puppet = Puppet::start(vmm.arg(&socket));
+    let device = Device::find(&puppet, Kind::Net);
+    device.negotiate(0);
+    let (mut receive, mut send) = (device.queue(0), device.queue(1));
+    device.driver_ok();
+    // What comes before is not for this driver.
+    puppet.sync();
+    Subject::Net.fill_buffers(&puppet, &send);
+    send.describe(&Subject::Net.chain(&send));
+    receive.describe(&[Descriptor::writable(receive.buffer(0), 2048)]);
+    let api = Api::at(&socket);
+    let pausing = thread::spawn(move || {
+        let mut connection = api.connect();
+        for _ in 0..1000 {
+            for state in ["Paused", "Resumed"] {
+                let body = json!({ "state": state }).to_string();
+                connection.request("PATCH", "/vm", &body).expect(204);
+            }
+        }
+    });
+    let before = interface_counter("tap0", "rx_packets");
+    let mut frames = 0;
+    while !pausing.is_finished() {
+        offer_again(&mut send);
+        // Its length tells one frame from another.
+        let len = 100 + frames % 1000;
+        tap.send_broadcast(len as usize);
+        loop {
+            offer_again(&mut receive);
+            let answer = receive.answer();
+            let kind = puppet.load(receive.buffer(0) + 12 + 12, 2);
+            // The host has things of its own to say, by another protocol.
+            if kind == [0x08, 0x00] {
+                assert_eq!(answer, Answer::Used(0, HEADERS + len), "frame {frames}");
+                break;
+            }
+        }
+        assert_eq!(send.answer(), Answer::Used(0, 0));
+        frames += 1;
+    }
+    pausing.join().unwrap();
+    assert!(frames > 0);
+    assert_eq!(interface_counter("tap0", "rx_packets") - before, u64::from(frames), "frames sent");
+    puppet.finish();
 }
 
 fn net_on_a_thread_of_its_own() {

@@ -1,10 +1,17 @@
 //! The network card as Linux uses it, with a peer on the host's side of the tap.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::thread;
+use std::time::Duration;
+
+use harness::api::Api;
 use harness::network::{
     GUEST, HOST, PREFIX, Peer, Tap, in_own_network, interface_counter, interfaces, md5, noise,
 };
 use harness::{Machine, Need, Scratch, Vmm};
 use libtest_mimic::Trial;
+use serde_json::json;
 
 use super::scaled;
 use crate::suite::trial;
@@ -20,6 +27,7 @@ pub fn tests() -> Vec<Trial> {
         own("linux::net::two_queues_with_limits_on_a_thread", two_queues_with_limits_on_a_thread),
         own("linux::net::tap_made_by_vmm_is_gone_afterwards", tap_made_by_vmm),
         own("linux::net::metadata", metadata),
+        own("linux::net::pauses_lose_nothing", pauses_lose_nothing),
     ]
 }
 
@@ -50,6 +58,64 @@ fn two_queues_with_limits_on_a_thread() {
     guest.shell(&format!("ping -c 2 {HOST}"));
     transfer(&mut guest, scaled(16 << 20));
     guest.power_off();
+}
+
+/// The machine is paused all the time while the network and a disk are busy.
+fn pauses_lose_nothing() {
+    let _tap = Tap::new("tap0");
+    let scratch = Scratch::new();
+    let contents = noise(scaled(16 << 20));
+    let disk = scratch.file("disk", &contents);
+    let address = format!("vmm.ip={GUEST}/{PREFIX}");
+    let vmm =
+        Vmm::linux().disk(disk, ",readonly").args(["--net", "tap=tap0", "--append", &address]);
+    let socket = scratch.join("api.sock");
+    let mut guest = vmm.arg("--api-sock").arg(&socket).spawn().booted();
+    let pauses = Pauses::begin(Api::at(&socket));
+    guest.shell("md5sum </dev/vda >/tmp/sum & true");
+    while pauses.so_far() < 100 {
+        transfer(&mut guest, scaled(16 << 20));
+    }
+    assert_eq!(guest.shell("wait; cat /tmp/sum"), format!("{}  -", md5(&contents)), "the disk");
+    pauses.end();
+    guest.power_off();
+}
+
+/// Somebody who pauses a machine and lets it go on, all the time.
+struct Pauses {
+    thread: thread::JoinHandle<()>,
+    count: Arc<AtomicU32>,
+    is_over: Arc<AtomicBool>,
+}
+
+impl Pauses {
+    /// The guest must get somewhere between two pauses, also on an emulated processor.
+    const RUN: Duration = Duration::from_millis(5);
+    const REST: Duration = Duration::from_millis(2);
+
+    fn begin(api: Api) -> Self {
+        let (count, is_over) = (Arc::new(AtomicU32::new(0)), Arc::new(AtomicBool::new(false)));
+        let (counter, over) = (count.clone(), is_over.clone());
+        let thread = thread::spawn(move || {
+            while !over.load(Ordering::Relaxed) {
+                api.patch("/vm", &json!({ "state": "Paused" }));
+                thread::sleep(Self::REST);
+                api.patch("/vm", &json!({ "state": "Resumed" }));
+                counter.fetch_add(1, Ordering::Relaxed);
+                thread::sleep(Self::RUN);
+            }
+        });
+        Self { thread, count, is_over }
+    }
+
+    fn so_far(&self) -> u32 {
+        self.count.load(Ordering::Relaxed)
+    }
+
+    fn end(self) {
+        self.is_over.store(true, Ordering::Relaxed);
+        self.thread.join().unwrap();
+    }
 }
 
 /// Sends `len` bytes to the guest, and as many back.
