@@ -3,12 +3,11 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 
-# A static binary runs in any container, jail or test machine, whatever libraries those have.
 static_target := x86_64-unknown-linux-gnu
 target_dir := $(or $(CARGO_TARGET_DIR),target)
 vmm := $(target_dir)/$(static_target)/release/vmm
 
-cargo_static := RUSTFLAGS='-C target-feature=+crt-static' cargo
+cargo_static := resources/cargo-static.sh
 
 .DEFAULT_GOAL := help
 .PHONY: help build guests demo test fuzz-smoke bench bench-devices lint clean
@@ -19,14 +18,14 @@ help: ## show this list
 
 build: ## build vmm: one static binary
 	@tests/tools.sh
-	$(cargo_static) build --release --target '$(static_target)' -p vmm
+	$(cargo_static) build --release -p vmm
 	@printf '%s\n' '$(vmm)'
 
 guests: kernel rootfs debian fio ## make all guests that the tests use
 
 demo: ## boot a guest and look around in it
 	@tests/tools.sh
-	@$(cargo_static) run --quiet --target '$(static_target)' -p tests --bin demo
+	@$(cargo_static) run --quiet -p tests --bin demo
 
 test: ## run all tests that this host can run
 	@tests/run.sh

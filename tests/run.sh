@@ -18,9 +18,6 @@ vmm=$target/$static_target/release/vmm
 machine_patience=120
 machine_timeout=480
 
-# cargo_static COMMAND...: builds what can be sent into the machine.
-cargo_static() { RUSTFLAGS='-C target-feature=+crt-static' cargo "$@" --target "$static_target"; }
-
 # section TITLE COMMAND...: runs the command, shows its output and keeps it for the count. One that fails without a
 # failed test to show for it counts as a failure of its own.
 section() {
@@ -40,11 +37,11 @@ counting_tools() {
     type -P valgrind strace >/dev/null || (need_packages valgrind strace) || true
 }
 
-build_vmm() { cargo_static build --release -p vmm; }
+build_vmm() { resources/cargo-static.sh build --release -p vmm; }
 
 build_integration() {
     local messages=$logs/messages
-    cargo_static test -p tests --test integration --no-run --message-format json-render-diagnostics >"$messages"
+    resources/cargo-static.sh test -p tests --test integration --no-run --message-format json-render-diagnostics >"$messages"
     integration=$(sed -n 's/.*"name":"integration".*"executable":"\([^"]*\)".*/\1/p' "$messages")
     [[ $integration ]] || die 'cargo names no integration program'
 }
