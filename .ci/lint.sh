@@ -48,9 +48,10 @@ vmm/src/memory.rs                          mapping guest memory
 vmm/src/main.rs                            the entry that the C library calls
 vmm/src/memory/mapped.rs                   mappings of files, leases, a handler of bus errors
 vmm/src/process.rs                         the C library's arguments, poll, signals, the heap's parameters
+vmm/src/seccomp/sys.rs                     seccomp(2), the handler of its signal
 vmm/src/signals.rs                         signal masks, signalfd
 vmm/src/vcpu/exit.rs                       the run mapping of a vCPU
-vmm/src/vcpu/thread.rs                     the kick signal's handler
+vmm/src/vcpu/thread.rs                     kicks: a signal and its handler
 END
 }
 

@@ -20,6 +20,7 @@ pub mod random;
 pub mod samples;
 pub mod scratch;
 pub mod terminal;
+pub mod trace;
 pub mod transcript;
 pub mod virtio;
 pub mod vmm;

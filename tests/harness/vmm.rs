@@ -11,6 +11,7 @@ use crate::confine::{self, Confinement};
 use crate::leaks;
 use crate::machine::{Ending, Machine};
 use crate::terminal::Terminal;
+use crate::trace;
 use crate::transcript::Transcript;
 use crate::{Scratch, artifacts};
 
@@ -194,6 +195,11 @@ impl Vmm {
             self.args.push("--jail".into());
         }
         let mark = format!("{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
+        if let Some(directory) = trace::directory()
+            && self.program == artifacts::vmm()
+        {
+            self = self.under(&trace::command(&directory.join(&mark)));
+        }
         let line = self.command_line();
         let mut command = Command::new(&self.program);
         if !self.has_environment {

@@ -185,6 +185,10 @@ pub struct Persistent<'a> {
     pub vsock: Option<&'a UnixEndpoint>,
     /// What the guest is told.
     pub metadata: Option<&'a Arc<Service>>,
+    /// The loops besides [`Self::on`].
+    pub iothreads: &'a IoThreads,
+    /// The memory of the machine before, which is gone.
+    pub memory: Option<GuestMemory>,
     /// The power button's line.
     pub power_button: &'a EventFd,
     /// Where its end is reported.
@@ -198,12 +202,14 @@ pub struct Persistent<'a> {
 /// # Errors
 /// [`BuildError`]; nothing is left behind.
 pub fn build(plan: &Plan, around: &Persistent<'_>) -> Result<Microvm, BuildError> {
-    check_pins(plan)?;
     let kvm = around.provisions.kvm()?;
     boot_trace::mark(Stage::KvmOpen);
     let topology = topology(plan, &kvm)?;
     let template = cpu_template(plan, &kvm)?;
-    let memory = memory::reserve(plan.memory_bytes, plan.backing)?;
+    let memory = match &around.memory {
+        Some(memory) => memory::renew(memory, plan.backing).map(|()| memory.clone())?,
+        None => memory::reserve(plan.memory_bytes, plan.backing)?,
+    };
     let vm = Vm::new(&kvm, memory.clone())?;
     boot_trace::mark(Stage::Memory);
 
@@ -217,9 +223,7 @@ pub fn build(plan: &Plan, around: &Persistent<'_>) -> Result<Microvm, BuildError
     vm.connect_line(around.power_button, layout::POWER_BUTTON_GSI)?;
     attach_platform(&mut manager)?;
     let (serial, serial_counters) = attach_serial(&mut manager, around)?.unzip();
-    let iothreads = IoThreads::start(&plan.iothreads, around.ending)
-        .map_err(|source| BuildError::Thread { what: "start an iothread", source })?;
-    let mut controls = attach_virtio(&mut manager, plan, around, &iothreads)?;
+    let mut controls = attach_virtio(&mut manager, plan, around)?;
     if let Some(counters) = serial_counters {
         controls.set_serial(counters);
     }
@@ -242,19 +246,20 @@ pub fn build(plan: &Plan, around: &Persistent<'_>) -> Result<Microvm, BuildError
     let registers = write_boot_tables(&memory, &machine, &kernel)?;
     boot_trace::mark(Stage::KernelLoaded);
     let vcpus = create_vcpus(&kvm, &vm, topology, registers, template)?;
-    let vcpus = vcpus.into_iter().zip(0..).map(|(fd, index)| VcpuSetup {
-        index,
+    let vcpus = vcpus.into_iter().map(|fd| VcpuSetup {
         fd,
-        pin: plan.cpus.pin.get(usize::from(index)).copied(),
         buses: buses.clone(),
         ending: around.ending.clone(),
         on: around.on.clone(),
     });
     let sources = serial.into_iter().collect();
-    Ok(Microvm { vcpus: vcpus.collect(), vm, devices, controls, iothreads, sources })
+    Ok(Microvm { vcpus: vcpus.collect(), vm, devices, controls, sources })
 }
 
 /// Checks that this process has the CPUs that threads are to be pinned to.
+///
+/// # Errors
+/// [`BuildError::Pin`], or the host does not tell.
 pub(crate) fn check_pins(plan: &Plan) -> Result<(), BuildError> {
     let vcpus =
         (0..).zip(&plan.cpus.pin).map(|(index, cpu): (u16, _)| (format!("vcpu {index}"), cpu));

@@ -34,6 +34,7 @@ use crate::config::{
     MetricsConfig, NetConfig, OnReboot, Ready, VmConfig, VsockConfig, parse_duration, parse_level,
     parse_processors, parse_size,
 };
+use crate::seccomp::{Choice, Mode};
 
 use crate::jailer::JailerConfig;
 
@@ -349,6 +350,12 @@ flags! {
             ignore_case = true,
         )]
         level: Option<LevelFilter>,
+        /// What a system call does that is not on the list of its thread
+        #[arg(long, value_name = "MODE")]
+        seccomp: Option<Mode>,
+        /// Filters of system calls in place of the built-in ones, as Firecracker's seccompiler-bin writes them
+        #[arg(long, value_name = "PATH")]
+        seccomp_filter: Option<PathBuf>,
         /// Read the machine from a JSON file (Firecracker's layout)
         ///
         /// Flags beside it replace what the file says; disks, nets and appended words are added to the file's.
@@ -431,6 +438,8 @@ impl Args {
             let body_limit = firecracker.body_limit.unwrap_or(BODY_LIMIT);
             Api { socket, body_limit }
         });
+        let mode = if firecracker.no_seccomp { Some(Mode::Off) } else { run.seccomp };
+        let seccomp = Choice { mode: mode.unwrap_or_default(), file: run.seccomp_filter };
         Ok(Request::Run(Run {
             flags: VmConfig {
                 kernel: boot.kernel,
@@ -475,6 +484,7 @@ impl Args {
                 io: jail.io_limit,
                 pids: jail.pids_limit,
             },
+            seccomp,
             firecracker,
             trace_boot: run.trace_boot,
             dry_run: run.dry_run,

@@ -39,8 +39,12 @@ pub enum ExitCode {
     HostFailure,
     /// 130: ended by the user: Ctrl-A x on the terminal, or SIGINT (128 + 2).
     Quit,
+    /// 134: a panic, which is a fault of `vmm` itself (128 + SIGABRT).
+    Bug,
     /// 143: ended by SIGTERM (128 + 15), after the grace period or by a second SIGTERM.
     Terminated,
+    /// 148: a thread made a system call that its filter forbids (Firecracker's number).
+    Violation,
     /// 152: the configuration asks for something that cannot be: a value, a file that is missing, wrong or in
     /// use (Firecracker's number).
     BadConfiguration,
@@ -85,7 +89,9 @@ impl ExitCode {
             Self::Timeout => 124,
             Self::HostFailure => 125,
             Self::Quit => 130,
+            Self::Bug => 134,
             Self::Terminated => 143,
+            Self::Violation => 148,
             Self::BadConfiguration => 152,
             Self::BadCommandLine => 153,
         }
@@ -139,7 +145,9 @@ pub const TABLE: &[Row] = &[
     Row::of(ExitCode::Timeout, "--timeout was reached"),
     Row::of(ExitCode::HostFailure, "the host failed (no KVM, no memory); 'vmm doctor' helps"),
     Row::of(ExitCode::Quit, "ended from the terminal (Ctrl-A x) or by SIGINT"),
+    Row::of(ExitCode::Bug, "vmm itself failed (a panic); the line above says where"),
     Row::of(ExitCode::Terminated, "ended by SIGTERM, after --grace or by a second SIGTERM"),
+    Row::of(ExitCode::Violation, "a thread made a forbidden system call (see --seccomp)"),
     Row::of(
         ExitCode::BadConfiguration,
         "bad configuration (a value, or a file that is missing, wrong or in use)",

@@ -1,57 +1,85 @@
 //! Threads with an event loop of their own, so that a busy or slow device holds up no other.
 //!
-//! They belong to one machine: made before its devices, ended after them. Which device is on which is the
+//! They are made with the first machine and serve those that a reboot builds as well. Which device is on which is the
 //! plan's choice.
 
+use std::error::Error;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{Builder, JoinHandle};
+
+use devices::event::chain;
 
 use crate::affinity::CpuSet;
 use crate::config::IoThread;
 use crate::end::{EndReason, Ending};
 use crate::event_loop::{EventLoop, LoopHandle};
 use crate::metrics::Snapshot;
+use crate::seccomp::{Filters, Thread};
 
-/// The threads of a machine. Dropped, they end; whatever is on their loops must be gone by then.
+/// The loops, and their threads once these are started. Dropped, the threads end; whatever is on their loops must be
+/// gone by then.
 #[derive(Default)]
 pub struct IoThreads {
-    running: Vec<Running>,
+    all: Vec<Loop>,
     told: Arc<AtomicBool>,
 }
 
-struct Running {
+struct Loop {
     id: String,
     on: LoopHandle,
-    thread: Option<JoinHandle<()>>,
+    state: State,
+}
+
+enum State {
+    /// The loop that the thread will run, and where.
+    Prepared(Box<(EventLoop, Option<CpuSet>)>),
+    Running(JoinHandle<()>),
+    Gone,
 }
 
 impl IoThreads {
-    /// Starts the threads of `plan`; what goes wrong in one is reported to `ending`.
+    /// The loops of `plan`, which nobody runs yet.
     ///
     /// # Errors
-    /// When the host has no descriptor or thread left.
-    pub fn start(plan: &[IoThread], ending: &Ending) -> io::Result<Self> {
-        let mut threads = Self::default();
-        for one in plan {
+    /// When the host has no descriptor left.
+    pub fn prepare(plan: &[IoThread]) -> io::Result<Self> {
+        let prepare = |one: &IoThread| {
             let event_loop = EventLoop::new()?;
             let on = event_loop.handle();
-            let (id, told, ending) = (one.id.clone(), threads.told.clone(), ending.clone());
             let pin = (!one.pin.is_empty()).then(|| CpuSet::new(&one.pin));
-            let thread = Builder::new().name(format!("io {id}")).spawn(move || {
-                if let Err(error) = serve(event_loop, pin.as_ref(), &told) {
-                    ending.report(EndReason::HostFailure(format!("iothread {id}: {error}")));
+            Ok(Loop { id: one.id.clone(), on, state: State::Prepared(Box::new((event_loop, pin))) })
+        };
+        let all = plan.iter().map(prepare).collect::<io::Result<_>>()?;
+        Ok(Self { all, told: Arc::default() })
+    }
+
+    /// Starts the threads; what goes wrong in one is reported to `ending`.
+    ///
+    /// # Errors
+    /// When the host has no thread left.
+    pub fn start(&mut self, ending: &Ending, filters: &Filters) -> io::Result<()> {
+        for thread in &mut self.all {
+            let state = std::mem::replace(&mut thread.state, State::Gone);
+            let State::Prepared(prepared) = state else { continue };
+            let (event_loop, pin) = *prepared;
+            let (id, told, ending) = (thread.id.clone(), self.told.clone(), ending.clone());
+            let filters = filters.clone();
+            let running = Builder::new().name(format!("io {id}")).spawn(move || {
+                if let Err(error) = serve(event_loop, pin.as_ref(), &filters, &told) {
+                    let what = format!("iothread {id}: {}", chain(&*error));
+                    ending.report(EndReason::HostFailure(what));
                 }
             })?;
-            threads.running.push(Running { id: one.id.clone(), on, thread: Some(thread) });
+            thread.state = State::Running(running);
         }
-        Ok(threads)
+        Ok(())
     }
 
     /// Writes down what the loops have counted.
     pub fn count_into(&self, snapshot: &mut Snapshot) {
-        for thread in &self.running {
+        for thread in &self.all {
             snapshot.push("loop", &[("loop", &thread.id)], thread.on.counts(), Vec::new());
         }
     }
@@ -59,16 +87,16 @@ impl IoThreads {
     /// The loop of thread `id`.
     #[must_use]
     pub fn get(&self, id: &str) -> Option<&LoopHandle> {
-        self.running.iter().find(|thread| thread.id == id).map(|thread| &thread.on)
+        self.all.iter().find(|thread| thread.id == id).map(|thread| &thread.on)
     }
 }
 
 impl Drop for IoThreads {
     fn drop(&mut self) {
         self.told.store(true, Ordering::Release);
-        for thread in &mut self.running {
+        for thread in &mut self.all {
             thread.on.wake();
-            if let Some(thread) = thread.thread.take() {
+            if let State::Running(thread) = std::mem::replace(&mut thread.state, State::Gone) {
                 // With panic = "abort" a thread cannot end by panicking.
                 let _ = thread.join();
             }
@@ -76,8 +104,14 @@ impl Drop for IoThreads {
     }
 }
 
-fn serve(mut event_loop: EventLoop, pin: Option<&CpuSet>, told: &AtomicBool) -> io::Result<()> {
+fn serve(
+    mut event_loop: EventLoop,
+    pin: Option<&CpuSet>,
+    filters: &Filters,
+    told: &AtomicBool,
+) -> Result<(), Box<dyn Error>> {
     pin.map_or(Ok(()), CpuSet::pin_this_thread)?;
+    filters.confine(Thread::Io)?;
     while !told.load(Ordering::Acquire) {
         event_loop.run_once()?;
     }

@@ -38,8 +38,10 @@ pub mod provisions;
 pub mod readiness;
 pub mod requests;
 pub mod run;
+pub mod seccomp;
 pub mod signals;
 pub mod supervisor;
+pub mod threads;
 pub mod vcpu;
 pub mod vm;
 

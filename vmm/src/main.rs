@@ -22,6 +22,7 @@ use vmm::kvm::Flavour;
 use vmm::logger;
 use vmm::process;
 use vmm::run::{Launch, run};
+use vmm::seccomp::Filters;
 
 /// The entry of the program; `vmm::process` says why it is not the standard library's.
 #[unsafe(no_mangle)]
@@ -93,11 +94,15 @@ fn run_request(mut request: Run, start: Instant) -> ExitCode {
         Ok(sink) => events::enable(id, sink),
         Err(error) => return fail(&error, ExitCode::BadConfiguration),
     }
+    let filters = match Filters::new(&request.seccomp) {
+        Ok(filters) => filters,
+        Err(error) => return fail(&error, ExitCode::BadConfiguration),
+    };
     if request.trace_boot {
         boot_trace::enable(start);
     }
     let launcher = request.firecracker.launcher_times();
-    match run(Launch { config, plan, api: request.api, jail, begun: start, launcher }) {
+    match run(Launch { config, plan, api: request.api, jail, begun: start, launcher, filters }) {
         Ok(ended) => {
             if let Some(timeline) = boot_trace::report() {
                 eprint!("{timeline}");

@@ -113,6 +113,42 @@ pub fn reserve(bytes: u64, backing: Backing) -> Result<GuestMemory, MemoryError>
     Ok(memory)
 }
 
+/// Makes memory that a machine has used zeroes again, for the next one: as [`reserve`] would, but nothing is given back,
+/// and what is taken in advance is taken by this thread alone.
+///
+/// # Errors
+/// [`MemoryError::Reserve`] or [`MemoryError::Prefault`]; its contents are not defined then.
+pub fn renew(memory: &GuestMemory, backing: Backing) -> Result<(), MemoryError> {
+    let mib = memory.iter().map(|region| region.len() >> 20).sum();
+    mapped::give_up().map_err(|source| MemoryError::Reserve { mib, source })?;
+    for (start, len) in memory.iter().filter_map(extent) {
+        forget(start, len, backing).map_err(|source| MemoryError::Reserve { mib, source })?;
+        if backing.prefault {
+            populate(start, len).map_err(|source| MemoryError::Prefault { mib, source })?;
+        }
+    }
+    Ok(())
+}
+
+/// Pages that are touched next are zeroes.
+fn forget(start: usize, len: usize, backing: Backing) -> io::Result<()> {
+    let to = start as *mut libc::c_void;
+    let advice = if backing.shared { libc::MADV_REMOVE } else { libc::MADV_DONTNEED };
+    // SAFETY: the range is exactly one mapping of guest memory, to whose contents nobody has a reference.
+    if unsafe { libc::madvise(to, len, advice) } == 0 {
+        return Ok(());
+    }
+    match io::Error::last_os_error() {
+        // Before Linux 5.18, reserved huge pages that no file has.
+        error if error.raw_os_error() == Some(libc::EINVAL) && !backing.shared => {
+            // SAFETY: as above, and it may be written to.
+            unsafe { std::ptr::write_bytes(to.cast::<u8>(), 0, len) };
+            Ok(())
+        }
+        error => Err(error),
+    }
+}
+
 fn map(bytes: u64, pages: Pages, file: Option<&Arc<File>>) -> io::Result<GuestMemory> {
     let mut flags = match file {
         Some(_) => libc::MAP_SHARED,

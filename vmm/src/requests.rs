@@ -15,6 +15,7 @@ use serde_json::{Map, Value};
 use crate::config::{Change, FileError, RateLimiter};
 use crate::event_loop::LoopHandle;
 use crate::life_cycle::{PhaseError, When};
+use crate::metrics::Snapshot;
 use crate::signals::Signal;
 
 /// Something to do with a machine.
@@ -161,8 +162,8 @@ pub enum Answer {
     Done,
     /// This was asked for.
     Value(Value),
-    /// All metrics, as OpenMetrics text.
-    Metrics(String),
+    /// Everything that is counted.
+    Metrics(Box<Snapshot>),
 }
 
 /// A command was not obeyed, and nothing has changed.

@@ -4,6 +4,7 @@
 //! [`crate::requests`]. Which request makes sense when is in [`crate::life_cycle`].
 
 mod balloon;
+mod build;
 mod change;
 mod check;
 mod console;
@@ -13,23 +14,23 @@ mod metrics;
 mod rest;
 
 use std::io;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use devices::backend::console::ConsoleError;
 use devices::backend::socket::SocketError;
-use devices::backend::vsock::{self, UnixEndpoint};
+use devices::backend::vsock::UnixEndpoint;
 use devices::event::chain;
 use devices::metadata::{MetadataStore, Service};
 use serde_json::{Value, json};
 
 use crate::api::{Api, ApiError, Server};
 use crate::boot_timer::{self, LauncherTimes};
-use crate::builder::{self, BuildError, Persistent};
+use crate::builder::BuildError;
 use crate::clock;
 use crate::config::{
-    Change, ConfigError, EventSinkError, ID_DEFAULT, LogPlan, MetadataPlan, OnReboot, Plan,
-    Section, VmConfig, VsockPlan,
+    Change, ConfigError, EventSinkError, ID_DEFAULT, LogPlan, OnReboot, Plan, Section, VmConfig,
 };
 use crate::consoles::Consoles;
 use crate::end::{EndReason, Ending};
@@ -43,10 +44,11 @@ use crate::logger::{self, LogError};
 use crate::memory::mapped;
 use crate::metadata::{MetadataError, load};
 use crate::provisions::Provisions;
-use crate::readiness::Notify;
 use crate::requests::{Answer, Code, Command, Inbox, Message, Outbox, Outcome, Refusal};
+use crate::seccomp::{Filters, SeccompError};
 use crate::signals::{Signal, Signals};
 use crate::supervisor::{self, PowerSwitch};
+use crate::threads::Threads;
 use crate::vcpu::install_kick_handler;
 use crate::vm::RunningVm;
 
@@ -80,6 +82,9 @@ pub enum RunError {
     /// There is no jail.
     #[error(transparent)]
     Jail(#[from] JailError),
+    /// The threads cannot be confined.
+    #[error(transparent)]
+    Seccomp(#[from] SeccompError),
     /// The host is out of something.
     #[error("cannot {what}")]
     Host {
@@ -103,7 +108,7 @@ impl RunError {
             | Self::Metadata(_)
             | Self::Metrics(_)
             | Self::Api(_) => ExitCode::BadConfiguration,
-            Self::Host { .. } => ExitCode::HostFailure,
+            Self::Seccomp(_) | Self::Host { .. } => ExitCode::HostFailure,
         }
     }
 }
@@ -122,6 +127,8 @@ pub struct Launch {
     pub begun: Instant,
     /// What its launcher says of the time before.
     pub launcher: Option<LauncherTimes>,
+    /// What its threads may ask of the kernel.
+    pub filters: Filters,
 }
 
 /// A machine that has come to its end. Its vCPUs were told to stop; closing it takes the kernel
@@ -141,7 +148,7 @@ const API_MEMORY_DEFAULT: u64 = 128 << 20;
 /// # Errors
 /// [`RunError`] when it cannot be started (or started again).
 pub fn run(launch: Launch) -> Result<Ended, RunError> {
-    let Launch { mut config, plan, api, jail, begun, launcher } = launch;
+    let Launch { mut config, plan, api, jail, begun, launcher, filters } = launch;
     if plan.is_none() {
         // Whoever tells a machine by the API what to be expects Firecracker's.
         config.memory_bytes.get_or_insert(API_MEMORY_DEFAULT);
@@ -153,6 +160,9 @@ pub fn run(launch: Launch) -> Result<Ended, RunError> {
         None => (config.metadata.path.take(), config.metadata.size_limit),
     };
     let metadata = load(path.as_deref(), limit)?;
+    // Later nobody may ask.
+    let _ = crate::process::id();
+    filters.prepare()?;
     let signals = Signals::watch().map_err(host("watch signals"))?;
     install_kick_handler().map_err(host("install the vCPU signal"))?;
     let ending = Ending::new().map_err(host("make an event descriptor"))?;
@@ -164,7 +174,7 @@ pub fn run(launch: Launch) -> Result<Ended, RunError> {
     let metrics = plan.as_ref().map_or(&config.metrics, |plan| &plan.metrics);
     let mut watched = Watched::new(begun, metrics.as_ref(), outbox.clone())?;
     watched.has_api = api.is_some();
-    let bind = |api: Api| Server::bind(&api, outbox.clone(), watched.api.clone());
+    let bind = |api: Api| Server::bind(&api, outbox.clone(), watched.api.clone(), filters.clone());
     let server = api.map(bind).transpose()?;
     watched.startup = launcher.map(LauncherTimes::until_now);
 
@@ -181,6 +191,8 @@ pub fn run(launch: Launch) -> Result<Ended, RunError> {
         patience: None,
         life: None,
         watched,
+        threads: None,
+        filters,
     };
     // In a jail its thread begins inside.
     if session.jail.is_none() || plan.is_none() {
@@ -211,6 +223,9 @@ struct Session {
     /// The machine, from its start on.
     life: Option<Life>,
     watched: Watched,
+    /// What it runs on, from its first start on.
+    threads: Option<Rc<Threads>>,
+    filters: Filters,
 }
 
 /// What exists only while a machine runs.
@@ -252,56 +267,6 @@ impl Session {
         }
     }
 
-    /// The first machine in these surroundings.
-    fn build_in(
-        &mut self,
-        plan: &mut Plan,
-        around: &mut Surroundings,
-    ) -> Result<RunningVm, RunError> {
-        // Programs of the host may come before there is a guest, and wait for it.
-        let listen = |it: &VsockPlan| {
-            let notify = |port| (port, Arc::new(Notify) as Arc<dyn vsock::Service>);
-            UnixEndpoint::bind(&it.socket, it.ready_port.map(notify).into_iter().collect())
-        };
-        around.vsock = plan.vsock.as_ref().map(listen).transpose()?;
-        let serve = |it: &MetadataPlan| crate::metadata::serve(it, self.metadata.clone());
-        around.metadata = plan.metadata.as_ref().map(serve).transpose()?;
-        self.enter_jail(plan, around)?;
-        let machine = self.build(plan, around)?;
-        if self.server.is_none() && plan.on_reboot == OnReboot::Exit {
-            around.provisions.use_up();
-        }
-        if let Some(limit) = plan.timeout {
-            let reason = EndReason::Timeout(limit);
-            supervisor::end_after(&mut self.event_loop, limit, reason, &self.ending)
-                .map_err(host("make a timer"))?;
-        }
-        Ok(machine)
-    }
-
-    fn build(&mut self, plan: &Plan, around: &Surroundings) -> Result<RunningVm, RunError> {
-        let around = Persistent {
-            provisions: &around.provisions,
-            on: self.event_loop.handle(),
-            consoles: &around.consoles,
-            vsock: around.vsock.as_ref(),
-            metadata: around.metadata.as_ref(),
-            power_button: self.power.line(),
-            ending: &self.ending,
-            is_measured: self.watched.is_asked_for(),
-        };
-        let machine = builder::build(plan, &around)?;
-        events::emit(Event::Started);
-        if let Some(past) = self.patience.take() {
-            self.event_loop.remove(past);
-        }
-        if let Some(limit) = plan.ready.within {
-            let patience = supervisor::end_unless_ready(&mut self.event_loop, limit, &self.ending);
-            self.patience = Some(patience.map_err(host("make a timer"))?);
-        }
-        machine.start(&mut self.event_loop).map_err(host("start a vCPU thread"))
-    }
-
     /// Obeys until the machine ends.
     fn serve(&mut self, inbox: &Inbox) -> Result<EndReason, RunError> {
         loop {
@@ -322,7 +287,9 @@ impl Session {
             while let Ok(message) = inbox.try_recv() {
                 match message {
                     Message::Signal(signal) => self.obey_signal(signal)?,
-                    Message::Metrics(reply) => self.tell_metrics(reply),
+                    Message::Metrics(reply) => {
+                        reply(Ok(Answer::Metrics(Box::new(self.snapshot()))));
+                    }
                     // A line that is missed is counted.
                     Message::MetricsDue => drop(self.write_metrics()),
                     Message::Visit(visit, reply) => reply(self.let_in(visit)),

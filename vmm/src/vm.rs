@@ -10,18 +10,22 @@
 //! It does not decide when to stop; [`crate::run`] does, by what [`crate::end::Ending`] says.
 
 use std::io;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
+use devices::memory::GuestMemory;
 use devices::metrics::Numbers;
 use devices::virtio::transport::Transport;
 
 use crate::controls::Controls;
 use crate::device_manager::Attached;
 use crate::event_loop::{EventLoop, LoopSource, SourceId};
-use crate::iothread::IoThreads;
 use crate::kvm::Vm;
 use crate::memory::{self, mapped};
 use crate::metrics::Snapshot;
-use crate::vcpu::{VcpuHandle, VcpuSetup};
+use crate::threads::Threads;
+use crate::vcpu::{VcpuSetup, VcpuThread};
 
 /// A machine that has not run yet.
 pub struct Microvm {
@@ -29,62 +33,44 @@ pub struct Microvm {
     pub(crate) vcpus: Vec<VcpuSetup>,
     pub(crate) devices: Vec<Attached>,
     pub(crate) controls: Controls,
-    pub(crate) iothreads: IoThreads,
     /// What the loop serves for this machine besides its virtio devices.
     pub(crate) sources: Vec<Box<dyn LoopSource>>,
 }
 
 /// A machine whose vCPUs run.
 pub struct RunningVm {
-    // Field order is drop order: threads are gone before devices, devices before the VM.
-    vcpus: Vec<VcpuHandle>,
+    // Field order is drop order: devices are gone before the VM.
     devices: Vec<Attached>,
     controls: Controls,
     sources: Vec<SourceId>,
-    iothreads: IoThreads,
     vm: Vm,
+    threads: Rc<Threads>,
 }
 
 impl Microvm {
-    /// Starts every vCPU; the machine's sources are served by `event_loop`.
+    /// Runs every vCPU on its thread; the machine's sources are served by `event_loop`.
     ///
     /// # Errors
-    /// When the host has no thread left; vCPUs that were started are told to stop.
-    pub fn start(self, event_loop: &mut EventLoop) -> io::Result<RunningVm> {
-        let mut running = RunningVm {
-            vcpus: Vec::with_capacity(self.vcpus.len()),
-            devices: self.devices,
-            controls: self.controls,
-            iothreads: self.iothreads,
-            sources: Vec::with_capacity(self.sources.len()),
-            vm: self.vm,
-        };
-        let started = running.start_all(self.sources, self.vcpus, event_loop);
-        if let Err(error) = started {
-            running.vcpus.iter().for_each(VcpuHandle::kick_to_stop);
-            running.sources.drain(..).for_each(|source| event_loop.remove(source));
-            return Err(error);
+    /// When the loop cannot watch them; no vCPU runs then.
+    pub fn start(self, event_loop: &mut EventLoop, threads: Rc<Threads>) -> io::Result<RunningVm> {
+        let (devices, controls, vm) = (self.devices, self.controls, self.vm);
+        let sources = Vec::with_capacity(self.sources.len());
+        let mut running = RunningVm { devices, controls, sources, vm, threads };
+        for source in self.sources {
+            match event_loop.add(source) {
+                Ok(source) => running.sources.push(source),
+                Err(error) => {
+                    running.sources.drain(..).for_each(|source| event_loop.remove(source));
+                    return Err(error);
+                }
+            }
         }
+        running.vcpus().iter().zip(self.vcpus).for_each(|(thread, setup)| thread.run(setup));
         Ok(running)
     }
 }
 
 impl RunningVm {
-    fn start_all(
-        &mut self,
-        sources: Vec<Box<dyn LoopSource>>,
-        vcpus: Vec<VcpuSetup>,
-        event_loop: &mut EventLoop,
-    ) -> io::Result<()> {
-        for source in sources {
-            self.sources.push(event_loop.add(source)?);
-        }
-        for setup in vcpus {
-            self.vcpus.push(VcpuHandle::start(setup)?);
-        }
-        Ok(())
-    }
-
     /// What can be changed while it runs.
     #[must_use]
     pub fn controls(&self) -> &Controls {
@@ -93,30 +79,40 @@ impl RunningVm {
 
     /// Writes down what the machine has counted.
     pub fn count_into(&self, snapshot: &mut Snapshot) {
-        for (index, vcpu) in self.vcpus.iter().enumerate() {
+        for (index, vcpu) in self.vcpus().iter().enumerate() {
             snapshot.push("vcpu", &[("vcpu", &index.to_string())], vcpu.exits(), Vec::new());
         }
-        self.iothreads.count_into(snapshot);
+        self.threads.io.count_into(snapshot);
         snapshot.memory = memory::ranges(self.vm.memory());
         let size: usize = snapshot.memory.iter().map(ExactSizeIterator::len).sum();
         snapshot.add("memory", Numbers::new("size", &[size as u64]));
         self.controls.count_into(snapshot);
     }
 
+    /// Its memory.
+    #[must_use]
+    pub fn memory(&self) -> &GuestMemory {
+        self.vm.memory()
+    }
+
+    fn vcpus(&self) -> &[VcpuThread] {
+        &self.threads.vcpus
+    }
+
     /// Tells every vCPU to stop, and does not wait for it.
     pub fn tell_to_stop(&self) {
-        self.vcpus.iter().for_each(VcpuHandle::kick_to_stop);
+        self.vcpus().iter().for_each(VcpuThread::kick_to_stop);
     }
 
     /// Brings the machine to rest: every vCPU waits between two instructions, every device is off its loop with
     /// nothing in flight. A vCPU that reports the end of the machine meanwhile counts as resting.
     ///
     /// # Errors
-    /// When the loop itself fails, or the host has no thread left.
+    /// When the loop itself fails.
     pub fn pause(&self, event_loop: &mut EventLoop) -> io::Result<()> {
-        self.vcpus.iter().for_each(VcpuHandle::kick_to_pause);
+        self.vcpus().iter().for_each(VcpuThread::kick_to_pause);
         // A vCPU may be waiting for the loop at this moment.
-        while !self.vcpus.iter().all(VcpuHandle::is_at_rest) {
+        while !self.vcpus().iter().all(VcpuThread::is_at_rest) {
             event_loop.run_for(REST_ROUND_MS)?;
         }
         self.on_devices(event_loop, Transport::pause)
@@ -128,7 +124,7 @@ impl RunningVm {
     /// As [`Self::pause`].
     pub fn resume(&self, event_loop: &mut EventLoop) -> io::Result<()> {
         self.on_devices(event_loop, Transport::resume)?;
-        self.vcpus.iter().for_each(VcpuHandle::resume);
+        self.vcpus().iter().for_each(VcpuThread::resume);
         Ok(())
     }
 
@@ -142,24 +138,26 @@ impl RunningVm {
         self.resume(event_loop)
     }
 
-    /// Does something to all devices, on a thread of its own: taking a device off its loop waits for the loop,
-    /// which is served here.
+    /// Does something to all devices, on the thread of a vCPU, which is at rest: taking a device off its loop waits for
+    /// the loop, which is served here.
     fn on_devices(&self, event_loop: &mut EventLoop, change: fn(&mut Transport)) -> io::Result<()> {
         let devices: Vec<_> = self.devices.iter().map(|device| device.registers.clone()).collect();
-        if devices.is_empty() {
+        let (false, Some(thread)) = (devices.is_empty(), self.vcpus().first()) else {
             return Ok(());
-        }
-        let on = event_loop.handle();
-        let worker = std::thread::Builder::new().name("devices".to_owned()).spawn(move || {
+        };
+        let (on, is_done) = (event_loop.handle(), Arc::new(AtomicBool::new(false)));
+        let done = is_done.clone();
+        thread.hand(Box::new(move || {
             for registers in devices {
                 let mut registers =
                     registers.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
                 change(registers.transport_mut());
             }
+            done.store(true, Ordering::Release);
             on.wake();
-        })?;
-        while !worker.is_finished() {
-            event_loop.run_for(REST_ROUND_MS)?;
+        }));
+        while !is_done.load(Ordering::Acquire) {
+            event_loop.run_once()?;
         }
         Ok(())
     }
@@ -171,21 +169,20 @@ impl RunningVm {
     /// # Errors
     /// When the loop itself fails.
     pub fn stop(mut self, event_loop: &mut EventLoop) -> io::Result<()> {
-        while self.vcpus.iter().any(|vcpu| !vcpu.is_finished()) {
-            self.vcpus.iter().filter(|v| !v.is_finished()).for_each(VcpuHandle::kick_to_stop);
+        while self.vcpus().iter().any(|vcpu| !vcpu.has_left()) {
+            self.vcpus().iter().filter(|v| !v.has_left()).for_each(VcpuThread::kick_to_stop);
             event_loop.run_for(STOP_ROUND_MS)?;
         }
-        self.vcpus.drain(..).for_each(VcpuHandle::join);
         self.on_devices(event_loop, Transport::reset)?;
         self.devices.clear();
-        drop(std::mem::take(&mut self.iothreads));
+        self.vcpus().iter().for_each(|vcpu| drop(vcpu.take_back()));
         self.sources.drain(..).for_each(|source| event_loop.remove(source));
         Ok(())
     }
 }
 
-/// How long one wait for the loop may take while stopping, in milliseconds; a thread that ends does not
+/// How long one wait for the loop may take while stopping, in milliseconds; a thread that leaves its machine does not
 /// wake the loop.
 const STOP_ROUND_MS: i32 = 1;
-/// The same while pausing; whoever comes to rest wakes the loop, so this is only for a thread that ends.
+/// The same while pausing; whoever comes to rest wakes the loop, so this is only for a thread that leaves it.
 const REST_ROUND_MS: i32 = 5;

@@ -13,6 +13,7 @@ use serde_json::{Map, Value, json};
 use super::FIRECRACKER_VERSION;
 use super::http::{ContentType, Method, Reply, Status};
 use crate::config::{Change, RateLimiter, Section, parse_duration};
+use crate::metrics::{host, openmetrics};
 use crate::requests::{
     Answer, BalloonCommand, Code, Command, ConsoleDevice, MetadataCommand, Outcome, Refusal,
 };
@@ -138,11 +139,13 @@ pub fn reply(outcome: Outcome) -> Reply {
     match outcome {
         Ok(Answer::Done) => Reply::done(),
         Ok(Answer::Value(value)) => Reply::json(Status::Ok, &value),
-        Ok(Answer::Metrics(text)) => Reply {
-            body: Some((ContentType::OpenMetrics, text)),
-            status: Status::Ok,
-            deprecated: false,
-        },
+        Ok(Answer::Metrics(mut snapshot)) => {
+            // To ask the host takes a while, which is the API's own time.
+            host::count_into(&mut snapshot);
+            let text = openmetrics::render(&snapshot);
+            let body = Some((ContentType::OpenMetrics, text));
+            Reply { body, status: Status::Ok, deprecated: false }
+        }
         Err(refusal) if refusal.code == Code::MetadataTooLarge => {
             refuse(Status::TooLarge, &refusal)
         }

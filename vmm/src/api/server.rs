@@ -27,6 +27,7 @@ use super::{Api, ApiError};
 use crate::events::{self, Exit};
 use crate::metrics::api::{ApiCounters, Asked};
 use crate::requests::{Code, Message, Outbox, Outcome, Refusal};
+use crate::seccomp::Filters;
 use life::State;
 
 /// Clients at a time (Firecracker's number).
@@ -46,6 +47,7 @@ pub struct Server {
     to: Sender<Order>,
     bell: Arc<EventFd>,
     file: Option<SocketFile>,
+    filters: Filters,
     state: State,
 }
 
@@ -63,11 +65,16 @@ enum Order {
 
 impl Server {
     /// Listens for clients of `api`, who wait until [`Self::go_on`]; what they ask for will go to `outbox`, and is
-    /// counted in `counters`.
+    /// counted in `counters`. The thread will be confined by `filters`.
     ///
     /// # Errors
     /// [`ApiError`].
-    pub fn bind(api: &Api, outbox: Outbox, counters: Arc<ApiCounters>) -> Result<Self, ApiError> {
+    pub fn bind(
+        api: &Api,
+        outbox: Outbox,
+        counters: Arc<ApiCounters>,
+        filters: Filters,
+    ) -> Result<Self, ApiError> {
         let (listener, file) = api.socket.listen()?;
         let bell = Arc::new(EventFd::new(EFD_NONBLOCK).map_err(ApiError::Host)?);
         let epoll = Epoll::new().map_err(ApiError::Host)?;
@@ -93,7 +100,7 @@ impl Server {
             clients: [const { None }; CONNECTIONS],
             births: 0,
         };
-        Ok(Self { to, bell, file, state: State::AtRest(Box::new(worker)) })
+        Ok(Self { to, bell, file, filters, state: State::AtRest(Box::new(worker)) })
     }
 }
 

@@ -23,7 +23,6 @@ use crate::config::{BalloonPlan, DiskEngine, DiskPlan, NetPlan, Plan};
 use crate::controls::Controls;
 use crate::device_manager::DeviceManager;
 use crate::events::{self, Throttling};
-use crate::iothread::IoThreads;
 
 /// Bytes of a page that is not huge.
 const USUAL_PAGE: u64 = 4096;
@@ -33,11 +32,10 @@ pub(super) fn attach_virtio(
     manager: &mut DeviceManager<'_>,
     plan: &Plan,
     around: &Persistent<'_>,
-    iothreads: &IoThreads,
 ) -> Result<Controls, BuildError> {
     let mut controls = Controls::default();
     let on = |id: &Option<String>| {
-        let own = id.as_deref().and_then(|id| iothreads.get(id));
+        let own = id.as_deref().and_then(|id| around.iothreads.get(id));
         own.unwrap_or(&around.on).clone()
     };
     for (index, disk) in plan.disks.iter().enumerate() {

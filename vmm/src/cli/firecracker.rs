@@ -23,6 +23,8 @@ pub struct Firecracker {
     pub version: bool,
     /// `--no-api`
     pub no_api: bool,
+    /// `--no-seccomp`
+    pub no_seccomp: bool,
     /// `--show-log-origin`
     pub show_log_origin: bool,
     /// `--module`: log lines of this module only.
@@ -66,6 +68,7 @@ enum Meaning {
     /// It cannot be had.
     Refused(&'static str),
     NoApi,
+    NoSeccomp,
     ShowLogOrigin,
     Module,
     BodyLimit,
@@ -82,12 +85,12 @@ fn meaning(flag: &str) -> Option<Meaning> {
         "--show-log-origin" => Meaning::ShowLogOrigin,
         "--module" => Meaning::Module,
         "--http-api-max-payload-size" => Meaning::BodyLimit,
-        "--show-level" | "--no-seccomp" => Meaning::Nothing,
+        "--show-level" => Meaning::Nothing,
+        "--no-seccomp" => Meaning::NoSeccomp,
         "--boot-timer" => Meaning::BootTimer,
         "--start-time-us" => Meaning::StartTime,
         "--start-time-cpu-us" => Meaning::StartTimeCpu,
         "--parent-cpu-time-us" => Meaning::ParentCpuTime,
-        "--seccomp-filter" => Meaning::Refused("filters cannot be chosen"),
         "--enable-pci" => Meaning::Refused("there is no PCI bus"),
         "--snapshot-version" | "--describe-snapshot" => Meaning::Refused("there are no snapshots"),
         _ => return None,
@@ -161,6 +164,7 @@ pub(super) fn extract(args: Vec<OsString>) -> Result<(Vec<OsString>, Firecracker
             Meaning::StartTimeCpu => found.start_time_cpu_us = Some(number()?),
             Meaning::ParentCpuTime => found.parent_cpu_time_us = number()?,
             Meaning::NoApi => found.no_api = true,
+            Meaning::NoSeccomp => found.no_seccomp = true,
             Meaning::ShowLogOrigin => found.show_log_origin = true,
             Meaning::Module => found.module = Some(value()?),
             Meaning::BodyLimit => {
@@ -198,6 +202,7 @@ mod tests {
             found,
             Firecracker {
                 named: true,
+                no_seccomp: true,
                 body_limit: Some(100_000),
                 boot_timer: true,
                 start_time_us: Some(12),
@@ -221,9 +226,7 @@ mod tests {
 
     #[test]
     fn what_is_not_there_is_refused_by_name() {
-        for flag in
-            ["--seccomp-filter", "--enable-pci", "--describe-snapshot", "--snapshot-version"]
-        {
+        for flag in ["--enable-pci", "--describe-snapshot", "--snapshot-version"] {
             let message = refusal(&format!("vmm {flag} x"));
             assert!(message.starts_with(&format!("{flag} is not supported: ")), "{message}");
         }

@@ -23,6 +23,7 @@ use super::*;
 use crate::end::Ending;
 use crate::event_loop::{LoopHandle, SourceId};
 use crate::iothread::IoThreads;
+use crate::seccomp::Filters;
 use crate::test_dir::TestDir;
 
 const QUEUE: u64 = 0x10_0000;
@@ -61,7 +62,8 @@ struct Rig {
 impl Rig {
     fn new(disk: &Path, engine: Engine) -> Self {
         let ending = Ending::new().unwrap();
-        let threads = IoThreads::start(&["io".parse().unwrap()], &ending).unwrap();
+        let mut threads = IoThreads::prepare(&["io".parse().unwrap()]).unwrap();
+        threads.start(&ending, &Filters::off()).unwrap();
         let block = Block::new(BlockOptions {
             id: "disk".to_owned(),
             serial: None,

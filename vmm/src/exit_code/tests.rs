@@ -1,6 +1,6 @@
 use super::*;
 
-const NAMED: [ExitCode; 16] = [
+const NAMED: [ExitCode; 18] = [
     ExitCode::PowerOff,
     ExitCode::Reboot,
     ExitCode::Panic,
@@ -14,7 +14,9 @@ const NAMED: [ExitCode; 16] = [
     ExitCode::Timeout,
     ExitCode::HostFailure,
     ExitCode::Quit,
+    ExitCode::Bug,
     ExitCode::Terminated,
+    ExitCode::Violation,
     ExitCode::BadConfiguration,
     ExitCode::BadCommandLine,
 ];
@@ -24,7 +26,7 @@ fn the_numbers_are_a_contract() {
     let codes = NAMED.map(ExitCode::code);
     assert_eq!(
         codes,
-        [0, 110, 111, 112, 113, 115, 116, 117, 118, 123, 124, 125, 130, 143, 152, 153]
+        [0, 110, 111, 112, 113, 115, 116, 117, 118, 123, 124, 125, 130, 134, 143, 148, 152, 153]
     );
 }
 

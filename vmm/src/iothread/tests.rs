@@ -12,7 +12,9 @@ use super::*;
 fn threads(texts: &[&str]) -> (IoThreads, Ending) {
     let plan: Vec<IoThread> = texts.iter().map(|text| text.parse().unwrap()).collect();
     let ending = Ending::new().unwrap();
-    (IoThreads::start(&plan, &ending).unwrap(), ending)
+    let mut threads = IoThreads::prepare(&plan).unwrap();
+    threads.start(&ending, &Filters::off()).unwrap();
+    (threads, ending)
 }
 
 /// Tells on which thread it was served.

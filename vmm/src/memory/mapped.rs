@@ -174,6 +174,35 @@ pub fn let_writers_in() {
     kept.release();
 }
 
+/// The machine is gone, and its kernel with it: memory of the usual kind, without contents, takes the place of the pages
+/// of the file.
+///
+/// # Errors
+/// The errno of mmap(2).
+pub fn give_up() -> io::Result<()> {
+    match KEPT.lock().unwrap_or_else(PoisonError::into_inner).take() {
+        Some(kept) => {
+            kept.ranges.iter().try_for_each(|(start, len)| replace_by_nothing(*start, *len))
+        }
+        None => Ok(()),
+    }
+}
+
+/// The range is one of [`MappedFile::map`].
+fn replace_by_nothing(start: usize, len: usize) -> io::Result<()> {
+    const FLAGS: libc::c_int =
+        libc::MAP_PRIVATE | libc::MAP_FIXED | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
+    let to = start as *mut libc::c_void;
+    // SAFETY: the range is a part of guest memory, to whose contents nobody has a reference.
+    let at = unsafe { libc::mmap(to, len, libc::PROT_READ | libc::PROT_WRITE, FLAGS, -1, 0) };
+    if at == libc::MAP_FAILED {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the mapping just made; the advice concerns core dumps only.
+    unsafe { libc::madvise(at, len, libc::MADV_DONTDUMP) };
+    Ok(())
+}
+
 /// Whether guest memory is, or was, a file's: then a page of it can be missing.
 #[must_use]
 pub fn is_in_use() -> bool {

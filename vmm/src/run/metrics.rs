@@ -2,8 +2,7 @@
 
 use std::io;
 use std::os::fd::AsRawFd;
-use std::sync::{Arc, Mutex, PoisonError};
-use std::thread;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use devices::event::{Interest, chain};
@@ -17,13 +16,11 @@ use crate::event_loop::{LoopSource, Next, SourceId};
 use crate::logger;
 use crate::metrics::api::ApiCounters;
 use crate::metrics::sink::Sink;
-use crate::metrics::{Snapshot, elapsed, host, nanoseconds, openmetrics};
-use crate::requests::{Answer, Code, Message, Outbox, Outcome, Refusal, ReplyTo};
+use crate::metrics::{Snapshot, elapsed, nanoseconds};
+use crate::requests::{Answer, Code, Message, Outbox, Outcome, Refusal};
 
 /// Time between two lines of metrics (Firecracker's).
 const INTERVAL: Duration = Duration::from_secs(60);
-/// The text is on the heap.
-const STACK: usize = 256 << 10;
 
 /// What is known of the process besides the machine's own counts, and who wants to know.
 pub(super) struct Watched {
@@ -77,22 +74,6 @@ impl Watched {
 }
 
 impl Session {
-    /// Tells all metrics in a moment. To ask the host takes a while, so a thread of its own does that.
-    pub(super) fn tell_metrics(&self, reply: ReplyTo) {
-        let mut snapshot = self.snapshot();
-        let reply = Arc::new(Mutex::new(Some(reply)));
-        let way = reply.clone();
-        let tell = move || {
-            host::count_into(&mut snapshot);
-            give(&way, Ok(Answer::Metrics(openmetrics::render(&snapshot))));
-        };
-        let thread = thread::Builder::new().name("metrics".to_owned()).stack_size(STACK);
-        if let Err(error) = thread.spawn(tell) {
-            let message = format!("there is no thread to collect metrics on: {error}");
-            give(&reply, Err(Refusal::new(Code::HostFailure, message)));
-        }
-    }
-
     /// Metrics go where `config` says from now on.
     pub(super) fn open_sink(&mut self, config: Option<&MetricsConfig>) -> Result<(), Refusal> {
         if self.watched.sink.is_some() {
@@ -204,11 +185,5 @@ impl LoopSource for Clock {
     fn handle(&mut self, _token: u16) -> Next {
         self.outbox.send(Message::MetricsDue);
         Next::Keep
-    }
-}
-
-fn give(reply: &Mutex<Option<ReplyTo>>, outcome: Outcome) {
-    if let Some(reply) = reply.lock().unwrap_or_else(PoisonError::into_inner).take() {
-        reply(outcome);
     }
 }

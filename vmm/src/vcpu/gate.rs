@@ -1,10 +1,10 @@
-//! What a vCPU thread is asked to do: run, wait, or end.
+//! What a vCPU thread is asked to do: run a machine, wait, leave it; and, while the guest rests, other work.
 //!
 //! The thread looks at the gate between two runs of the guest, which costs one load. It does not know why it
 //! is to wait, and a thread that waits costs nothing.
 
 use std::sync::atomic::{AtomicU8, Ordering};
-use std::sync::{Condvar, Mutex, PoisonError};
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
 /// What the thread is to do next.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -13,22 +13,40 @@ pub(super) enum Wish {
     Run,
     /// Bring the guest to a safe point and wait there.
     Wait,
-    /// End. Nothing else is wished for after that.
-    End,
+    /// Leave the machine. Nothing else is wished for until there is another one.
+    Leave,
 }
 
-/// See the module.
-pub(super) struct Gate {
+/// Something to be done on the thread while the guest rests.
+pub type Work = Box<dyn FnOnce() + Send>;
+
+/// The gate of a thread that is lent machines of type `M`.
+pub(super) struct Gate<M> {
     wish: AtomicU8,
-    parked: Mutex<bool>,
+    state: Mutex<State<M>>,
     changed: Condvar,
 }
 
-impl Gate {
-    /// An open gate.
+struct State<M> {
+    /// The thread waits here.
+    is_parked: bool,
+    /// A machine that the thread has not taken yet.
+    given: Option<M>,
+    /// One that it has left.
+    left: Option<M>,
+    work: Option<Work>,
+}
+
+impl<M> Gate<M> {
+    /// A gate of a thread without a machine.
     pub(super) fn new() -> Self {
-        let wish = AtomicU8::new(Wish::Run as u8);
-        Self { wish, parked: Mutex::new(false), changed: Condvar::new() }
+        let state = State { is_parked: false, given: None, left: None, work: None };
+        let wish = AtomicU8::new(Wish::Leave as u8);
+        Self { wish, state: Mutex::new(state), changed: Condvar::new() }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State<M>> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// What is wished for at this moment.
@@ -36,36 +54,89 @@ impl Gate {
         match self.wish.load(Ordering::Acquire) {
             wish if wish == Wish::Run as u8 => Wish::Run,
             wish if wish == Wish::Wait as u8 => Wish::Wait,
-            _ => Wish::End,
+            _ => Wish::Leave,
         }
     }
 
-    /// Wishes for something else. Once the end is wished for, that stands.
+    /// Wishes for something else. Once the machine is to be left, that stands.
     pub(super) fn ask(&self, wish: Wish) {
         // Under the lock, so that a thread about to wait does not miss it.
-        let _parked = self.parked.lock().unwrap_or_else(PoisonError::into_inner);
-        if self.wish() != Wish::End {
+        let _state = self.lock();
+        if self.wish() != Wish::Leave {
             self.wish.store(wish as u8, Ordering::Release);
         }
         self.changed.notify_all();
     }
 
-    /// Whether the thread waits at the gate.
-    pub(super) fn is_parked(&self) -> bool {
-        *self.parked.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Lends the thread a machine, to be run at once.
+    pub(super) fn give(&self, machine: M) {
+        let mut state = self.lock();
+        (state.given, state.left) = (Some(machine), None);
+        self.wish.store(Wish::Run as u8, Ordering::Release);
+        self.changed.notify_all();
     }
 
-    /// Waits on the vCPU's thread for as long as that is wished for; `arrived` is called once it waits.
-    pub(super) fn park(&self, arrived: impl FnOnce()) {
-        let mut parked = self.parked.lock().unwrap_or_else(PoisonError::into_inner);
-        *parked = true;
-        drop(parked);
-        arrived();
-        parked = self.parked.lock().unwrap_or_else(PoisonError::into_inner);
-        while self.wish() == Wish::Wait {
-            parked = self.changed.wait(parked).unwrap_or_else(PoisonError::into_inner);
+    /// Has `work` done by the thread, as soon as it waits.
+    pub(super) fn hand(&self, work: Work) {
+        self.lock().work = Some(work);
+        self.changed.notify_all();
+    }
+
+    /// Whether the thread waits at the gate, with a machine or without one.
+    pub(super) fn is_parked(&self) -> bool {
+        let state = self.lock();
+        state.is_parked && state.given.is_none()
+    }
+
+    /// Whether the thread has left its machine.
+    pub(super) fn has_left(&self) -> bool {
+        self.lock().left.is_some()
+    }
+
+    /// The machine that the thread has left.
+    pub(super) fn take_back(&self) -> Option<M> {
+        self.lock().left.take()
+    }
+
+    /// On the thread: leaves a machine.
+    pub(super) fn leave(&self, machine: M) {
+        self.lock().left = Some(machine);
+    }
+
+    /// On the thread: waits for a machine.
+    pub(super) fn next(&self) -> M {
+        let mut state = self.lock();
+        loop {
+            if let Some(machine) = state.given.take() {
+                state.is_parked = false;
+                return machine;
+            }
+            state = self.rest(state);
         }
-        *parked = false;
+    }
+
+    /// On the thread: waits for as long as that is wished for; `arrived` is called once it waits.
+    pub(super) fn park(&self, arrived: impl FnOnce()) {
+        let mut state = self.lock();
+        state.is_parked = true;
+        drop(state);
+        arrived();
+        state = self.lock();
+        while self.wish() == Wish::Wait {
+            state = self.rest(state);
+        }
+        state.is_parked = false;
+    }
+
+    /// Does what work there is, or waits until something changes.
+    fn rest<'a>(&'a self, mut state: MutexGuard<'a, State<M>>) -> MutexGuard<'a, State<M>> {
+        state.is_parked = true;
+        let Some(work) = state.work.take() else {
+            return self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+        };
+        drop(state);
+        work();
+        self.lock()
     }
 }
 
@@ -76,14 +147,21 @@ mod tests {
     use std::sync::mpsc::channel;
     use std::thread;
 
+    fn gate() -> Arc<Gate<u8>> {
+        let gate = Arc::new(Gate::new());
+        gate.give(7);
+        gate
+    }
+
     #[test]
     fn a_thread_waits_until_it_may_run_and_says_when_it_has_arrived() {
-        let gate = Arc::new(Gate::new());
+        let gate = gate();
         let (arrived, arrivals) = channel();
         gate.ask(Wish::Wait);
         let waiting = {
             let gate = gate.clone();
             thread::spawn(move || {
+                assert_eq!(gate.next(), 7);
                 gate.park(|| arrived.send(()).unwrap());
                 gate.wish()
             })
@@ -96,18 +174,54 @@ mod tests {
     }
 
     #[test]
-    fn the_end_frees_a_waiting_thread_and_is_final() {
-        let gate = Arc::new(Gate::new());
+    fn leaving_frees_a_waiting_thread_and_stands_until_there_is_another_machine() {
+        let gate = gate();
         gate.ask(Wish::Wait);
         let waiting = {
             let gate = gate.clone();
-            thread::spawn(move || gate.park(|| {}))
+            thread::spawn(move || {
+                let machine = gate.next();
+                gate.park(|| {});
+                gate.leave(machine);
+                gate.next()
+            })
         };
-        gate.ask(Wish::End);
-        waiting.join().unwrap();
+        gate.ask(Wish::Leave);
         for wish in [Wish::Run, Wish::Wait] {
             gate.ask(wish);
-            assert_eq!(gate.wish(), Wish::End);
+            assert_eq!(gate.wish(), Wish::Leave);
         }
+        while !gate.has_left() {
+            thread::yield_now();
+        }
+        assert_eq!(gate.take_back(), Some(7));
+        gate.give(8);
+        assert_eq!(waiting.join().unwrap(), 8);
+        assert_eq!(gate.wish(), Wish::Run);
+    }
+
+    #[test]
+    fn work_is_done_by_a_thread_that_waits_with_a_machine_or_without_one() {
+        let gate = Arc::new(Gate::new());
+        let (done, news) = channel();
+        let hand = |gate: &Gate<u8>| {
+            let done = done.clone();
+            gate.hand(Box::new(move || done.send(thread::current().id()).unwrap()));
+        };
+        let thread = {
+            let gate = gate.clone();
+            thread::spawn(move || {
+                let _ = gate.next();
+                gate.park(|| {});
+            })
+        };
+        hand(&gate);
+        assert_eq!(news.recv().unwrap(), thread.thread().id());
+        gate.give(1);
+        gate.ask(Wish::Wait);
+        hand(&gate);
+        assert_eq!(news.recv().unwrap(), thread.thread().id());
+        gate.ask(Wish::Run);
+        thread.join().unwrap();
     }
 }

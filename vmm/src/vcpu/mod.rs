@@ -8,8 +8,9 @@ mod registers;
 mod thread;
 
 pub use exit::{EmulationFailure, Exits, VmExit};
+pub use gate::Work;
 pub use registers::{BootState, VcpuError};
-pub use thread::{VcpuHandle, VcpuSetup, install_kick_handler};
+pub use thread::{VcpuSetup, VcpuThread, install_kick_handler};
 
 use devices::bus::Bus;
 

@@ -1,24 +1,28 @@
-//! A vCPU's thread: runs the guest until told to stop or until the machine ends.
+//! A vCPU's thread: runs the guest until told to leave it or until the machine ends, and then waits for the next one.
 //!
 //! A kick is a signal. Its handler sets `immediate_exit` in the run structure of the vCPU on whose thread
 //! it arrives, so that a kick just before KVM_RUN is not lost: KVM then returns at once.
 
-#![expect(unsafe_code, reason = "the kick handler writes one byte of the run mapping")]
+#![expect(
+    unsafe_code,
+    reason = "a kick is a signal, whose handler writes one byte of the run mapping"
+)]
 
 use std::cell::Cell;
 use std::io;
 use std::ptr;
-use std::sync::Arc;
-use std::thread::{Builder, JoinHandle};
+use std::sync::{Arc, OnceLock};
+use std::thread::Builder;
 
 use devices::bus::Effect;
+use devices::event::chain;
 use devices::metrics::Numbers;
 use kvm_bindings::{KVM_SYSTEM_EVENT_RESET, KVM_SYSTEM_EVENT_SHUTDOWN};
 use kvm_ioctls::VcpuFd;
-use vmm_sys_util::signal::{Killable, SIGRTMIN, register_signal_handler};
+use vmm_sys_util::signal::{SIGRTMIN, register_signal_handler};
 
 use super::exit::{Exits, run_once};
-use super::gate::{Gate, Wish};
+use super::gate::{Gate, Wish, Work};
 use super::{Buses, VmExit};
 use crate::affinity::CpuSet;
 use crate::boot_trace::{self, Stage};
@@ -27,6 +31,7 @@ use crate::event_loop::LoopHandle;
 use crate::events::ReadySign;
 use crate::memory::mapped;
 use crate::readiness;
+use crate::seccomp::{Filters, Thread};
 
 thread_local! {
     /// The `immediate_exit` byte of the vCPU that runs on this thread; null elsewhere.
@@ -50,14 +55,10 @@ extern "C" fn on_kick(_: libc::c_int, _: *mut libc::siginfo_t, _: *mut libc::c_v
     }
 }
 
-/// What a vCPU thread needs.
+/// A vCPU of a machine, and what its exits need.
 pub struct VcpuSetup {
-    /// Number of this vCPU, from 0.
-    pub index: u16,
     /// The vCPU, its registers set.
     pub fd: VcpuFd,
-    /// The CPU of the host that it stays on.
-    pub pin: Option<u16>,
     /// The devices it can reach.
     pub buses: Buses,
     /// Where it reports that the machine ended.
@@ -66,26 +67,52 @@ pub struct VcpuSetup {
     pub on: LoopHandle,
 }
 
-/// A running vCPU thread.
-pub struct VcpuHandle {
-    gate: Arc<Gate>,
+/// A thread that runs one vCPU after the other: that of a machine, and after a reboot that of the next one. It lives as
+/// long as the process, so that nobody needs the right to start threads once a guest has run.
+#[derive(Clone)]
+pub struct VcpuThread {
+    gate: Arc<Gate<VcpuSetup>>,
+    id: Arc<OnceLock<ThreadId>>,
     exits: Arc<Exits>,
-    thread: JoinHandle<()>,
 }
 
-impl VcpuHandle {
-    /// Starts the thread of `setup`; the guest runs from here on.
+/// Process and thread, as the kernel numbers them. pthread_kill(3) would ask for them, and block signals, at each kick.
+struct ThreadId {
+    process: libc::pid_t,
+    thread: libc::c_long,
+}
+
+impl ThreadId {
+    fn own() -> Self {
+        // SAFETY: takes nothing and cannot fail.
+        let process = unsafe { libc::getpid() };
+        // The function of that name need not be in a static program: the standard library does without it, too.
+        // SAFETY: as above.
+        let thread = unsafe { libc::syscall(libc::SYS_gettid) };
+        Self { process, thread }
+    }
+
+    fn kick(&self) -> io::Result<()> {
+        // SAFETY: takes numbers. The thread lives as long as the process, so its number is nobody else's.
+        let result =
+            unsafe { libc::syscall(libc::SYS_tgkill, self.process, self.thread, SIGRTMIN()) };
+        if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+    }
+}
+
+impl VcpuThread {
+    /// Starts the thread of vCPU `index`, on CPU `pin` of the host if there is one. It waits for a machine.
     ///
     /// # Errors
     /// When the host has no thread left.
-    pub fn start(setup: VcpuSetup) -> io::Result<Self> {
-        let gate = Arc::new(Gate::new());
-        let exits: Arc<Exits> = Arc::default();
-        let own = (gate.clone(), exits.clone());
-        let thread = Builder::new()
-            .name(format!("vcpu {}", setup.index))
-            .spawn(move || run(setup, &own.0, &own.1))?;
-        Ok(Self { gate, exits, thread })
+    pub fn start(index: u16, pin: Option<u16>, filters: Filters) -> io::Result<Self> {
+        let all = Self { gate: Arc::new(Gate::new()), id: Arc::default(), exits: Arc::default() };
+        let own = all.clone();
+        Builder::new().name(format!("vcpu {index}")).spawn(move || {
+            own.id.get_or_init(ThreadId::own);
+            own.live(index, pin, &filters)
+        })?;
+        Ok(all)
     }
 
     /// Why and how often the guest was left.
@@ -94,9 +121,14 @@ impl VcpuHandle {
         self.exits.read()
     }
 
-    /// Tells the thread to stop and interrupts the guest. It may take until its current exit is served.
+    /// Runs the guest on `setup` from here on.
+    pub fn run(&self, setup: VcpuSetup) {
+        self.gate.give(setup);
+    }
+
+    /// Tells the thread to leave its machine and interrupts the guest. It may take until its current exit is served.
     pub fn kick_to_stop(&self) {
-        self.gate.ask(Wish::End);
+        self.gate.ask(Wish::Leave);
         self.kick();
     }
 
@@ -112,55 +144,82 @@ impl VcpuHandle {
         self.gate.ask(Wish::Run);
     }
 
-    /// Whether the guest is at rest on this thread: it waits, or has ended.
+    /// Has `work` done on this thread, which is at rest.
+    pub fn hand(&self, work: Work) {
+        self.gate.hand(work);
+    }
+
+    /// Whether the guest is at rest on this thread: it waits, or has left its machine.
     #[must_use]
     pub fn is_at_rest(&self) -> bool {
-        self.gate.is_parked() || self.is_finished()
+        self.gate.is_parked() || self.has_left()
     }
 
     fn kick(&self) {
-        if let Err(error) = self.thread.kill(SIGRTMIN()) {
+        // Before it has an id, the thread looks at the gate anyway.
+        if let Some(Err(error)) = self.id.get().map(ThreadId::kick) {
             log::error!("vcpu thread cannot be kicked: {error}");
         }
     }
 
-    /// Whether the thread has ended.
+    /// Whether the thread has left its machine, by itself or as it was told.
     #[must_use]
-    pub fn is_finished(&self) -> bool {
-        self.thread.is_finished()
+    pub fn has_left(&self) -> bool {
+        self.gate.has_left()
     }
 
-    /// Waits for the thread's end.
-    pub fn join(self) {
-        // With panic = "abort" a thread cannot end by panicking.
-        let _ = self.thread.join();
+    /// What was given to [`Self::run`], once the thread has left it.
+    #[must_use]
+    pub fn take_back(&self) -> Option<VcpuSetup> {
+        self.gate.take_back()
+    }
+
+    /// With panic = "abort" a thread cannot end by panicking either.
+    fn live(&self, index: u16, pin: Option<u16>, filters: &Filters) -> ! {
+        let prepared = prepare(index, pin, filters);
+        loop {
+            let mut setup = self.gate.next();
+            match &prepared {
+                Ok(()) => run(&mut setup, &self.gate, &self.exits),
+                Err(what) => setup.ending.report(EndReason::HostFailure(what.clone())),
+            }
+            let on = setup.on.clone();
+            self.gate.leave(setup);
+            // Whoever waits for this thread to come to rest need not wait any more.
+            if self.gate.wish() == Wish::Wait {
+                on.wake();
+            }
+        }
     }
 }
 
-fn run(setup: VcpuSetup, gate: &Gate, exits: &Exits) {
-    let VcpuSetup { index, mut fd, pin, buses, ending, on } = setup;
-    if let Some(cpu) = pin
-        && let Err(error) = CpuSet::new(&[cpu]).pin_this_thread()
-    {
-        let what = format!("vcpu {index} cannot be put on CPU {cpu}: {error}");
-        return ending.report(EndReason::HostFailure(what));
+fn prepare(index: u16, pin: Option<u16>, filters: &Filters) -> Result<(), String> {
+    if let Some(cpu) = pin {
+        CpuSet::new(&[cpu])
+            .pin_this_thread()
+            .map_err(|error| format!("vcpu {index} cannot be put on CPU {cpu}: {error}"))?;
     }
+    filters.confine(Thread::Vcpu).map_err(|error| format!("vcpu {index}: {}", chain(&error)))
+}
+
+fn run(setup: &mut VcpuSetup, gate: &Gate<VcpuSetup>, exits: &Exits) {
+    let VcpuSetup { fd, buses, ending, on } = setup;
     IMMEDIATE_EXIT.set(&raw mut fd.get_kvm_run().immediate_exit);
     boot_trace::mark(Stage::FirstRun);
     let reason = loop {
         let outcome = match gate.wish() {
-            Wish::Run => run_once(&mut fd, &buses, exits),
-            Wish::Wait => match settle(&mut fd, &buses, exits) {
+            Wish::Run => run_once(fd, buses, exits),
+            Wish::Wait => match settle(fd, buses, exits) {
                 Some(reason) => break Some(reason),
                 None => {
                     gate.park(|| on.wake());
                     if gate.wish() == Wish::Run {
-                        tell_clock(&fd);
+                        tell_clock(fd);
                     }
                     continue;
                 }
             },
-            Wish::End => break None,
+            Wish::Leave => break None,
         };
         if matches!(outcome, VmExit::Interrupted) {
             fd.set_kvm_immediate_exit(0);
@@ -171,10 +230,6 @@ fn run(setup: VcpuSetup, gate: &Gate, exits: &Exits) {
     };
     if let Some(reason) = reason {
         ending.report(reason);
-    }
-    // Whoever waits for this thread to come to rest need not wait any more.
-    if gate.wish() == Wish::Wait {
-        on.wake();
     }
     IMMEDIATE_EXIT.set(ptr::null_mut());
 }

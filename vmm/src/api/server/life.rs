@@ -5,10 +5,12 @@ use std::thread::{Builder, JoinHandle};
 use std::time::Duration;
 
 use devices::backend::socket::SocketFile;
+use devices::event::chain;
 
 use super::{Order, STACK, Server, Worker, ring_bell};
 use crate::api::ApiError;
 use crate::events::Exit;
+use crate::seccomp::Thread;
 
 pub(super) enum State {
     /// Clients wait.
@@ -26,10 +28,17 @@ impl Server {
     pub fn go_on(&mut self) -> Result<(), ApiError> {
         match std::mem::replace(&mut self.state, State::Over) {
             State::AtRest(worker) => {
+                let filters = self.filters.clone();
                 let thread = Builder::new()
                     .name("api".to_owned())
                     .stack_size(STACK)
-                    .spawn(move || worker.run())
+                    .spawn(move || match filters.confine(Thread::Api) {
+                        Ok(()) => worker.run(),
+                        Err(error) => {
+                            log::error!("the API is not served: {}", chain(&error));
+                            None
+                        }
+                    })
                     .map_err(ApiError::Host)?;
                 self.state = State::Serving(thread);
             }

@@ -1,0 +1,297 @@
+//! The rules: which system call, with which arguments, on which threads, and why.
+//!
+//! One table for all threads, so that everything that the process may ask of the kernel is seen at once. It is read
+//! when the program is built, which makes one filter of it for each kind of thread, and by the tests, which hold that
+//! nothing else passes and that the suite needs every row. What is not here ends the process.
+//!
+//! A row holds for a thread that is in its `on`. Rows with a [`Case`] are for machines that were started with what
+//! they are for, and are not in the filters of others.
+
+use libc::c_long;
+
+/// A set of kinds of threads.
+pub type Threads = u8;
+/// The main thread: the loop of devices, consoles and timers.
+pub const MAIN: Threads = 1;
+/// Loops of their own for some devices.
+pub const IO: Threads = 2;
+/// The threads that run the guest.
+pub const VCPU: Threads = 4;
+/// The thread that speaks HTTP.
+pub const API: Threads = 8;
+
+/// What a machine must have been started with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Case {
+    /// Nothing special.
+    Always,
+    /// A socket device: the guest connects to sockets of the host.
+    Vsock,
+    /// An API, or `--on-reboot restart`: disks are exchanged, machines are built.
+    Rebuild,
+}
+
+/// What an argument must be like.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Is {
+    /// An `int` equal to this.
+    Int(u32),
+    /// A `long` equal to this.
+    Long(u64),
+    /// A `long` with none of these bits.
+    Without(u64),
+}
+
+/// The number of an argument, from 0, and what it must be like.
+pub type Test = (u8, Is);
+
+/// A rule.
+#[derive(Debug, Clone, Copy)]
+pub struct Row {
+    /// The threads that it is for.
+    pub on: Threads,
+    /// When it is there.
+    pub case: Case,
+    /// The system call.
+    pub call: c_long,
+    /// What its arguments must all be like.
+    pub tests: &'static [Test],
+    /// Whether the suite cannot be relied on to need it, with the reason in the comment at the row.
+    pub rare: bool,
+}
+
+const fn row(on: Threads, call: c_long, tests: &'static [Test]) -> Row {
+    Row { on, case: Case::Always, call, tests, rare: false }
+}
+
+impl Row {
+    const fn when(self, case: Case) -> Self {
+        Self { case, ..self }
+    }
+
+    const fn rare(self) -> Self {
+        Self { rare: true, ..self }
+    }
+
+    /// Whether the row is in the filter of `thread`, in a machine that has these cases.
+    #[must_use]
+    pub const fn is_for(&self, thread: Threads, vsock: bool, rebuild: bool) -> bool {
+        let is_case = match self.case {
+            Case::Always => true,
+            Case::Vsock => vsock,
+            Case::Rebuild => rebuild,
+        };
+        self.on & thread != 0 && is_case
+    }
+}
+
+/// Requests of ioctl(2), by the names of the kernel's headers.
+mod request {
+    pub(super) const TCGETS: u32 = 0x5401;
+    pub(super) const TCSETS: u32 = 0x5402;
+    pub(super) const TIOCGPGRP: u32 = 0x540f;
+    pub(super) const TIOCGWINSZ: u32 = 0x5413;
+    pub(super) const FIONBIO: u32 = 0x5421;
+    pub(super) const BLKGETSIZE64: u32 = 0x8008_1272;
+    pub(super) const BLKSSZGET: u32 = 0x1268;
+    pub(super) const BLKPBSZGET: u32 = 0x127b;
+    pub(super) const BLKDISCARD: u32 = 0x1277;
+    pub(super) const TUNSETIFF: u32 = 0x4004_54ca;
+    pub(super) const TUNGETFEATURES: u32 = 0x8004_54cf;
+    pub(super) const TUNSETOFFLOAD: u32 = 0x4004_54d0;
+    pub(super) const TUNGETIFF: u32 = 0x8004_54d2;
+    pub(super) const TUNSETVNETLE: u32 = 0x4004_54dc;
+    pub(super) const TUNSETVNETHDRSZ: u32 = 0x4004_54d8;
+    pub(super) const TUNSETQUEUE: u32 = 0x4004_54d9;
+    pub(super) const KVM_GET_API_VERSION: u32 = 0xae00;
+    pub(super) const KVM_CREATE_VM: u32 = 0xae01;
+    pub(super) const KVM_CHECK_EXTENSION: u32 = 0xae03;
+    pub(super) const KVM_GET_VCPU_MMAP_SIZE: u32 = 0xae04;
+    pub(super) const KVM_GET_SUPPORTED_CPUID: u32 = 0xc008_ae05;
+    pub(super) const KVM_CREATE_VCPU: u32 = 0xae41;
+    pub(super) const KVM_SET_USER_MEMORY_REGION: u32 = 0x4020_ae46;
+    pub(super) const KVM_SET_TSS_ADDR: u32 = 0xae47;
+    pub(super) const KVM_CREATE_IRQCHIP: u32 = 0xae60;
+    pub(super) const KVM_IRQFD: u32 = 0x4020_ae76;
+    pub(super) const KVM_IOEVENTFD: u32 = 0x4040_ae79;
+    pub(super) const KVM_RUN: u32 = 0xae80;
+    pub(super) const KVM_GET_REGS: u32 = 0x8090_ae81;
+    pub(super) const KVM_SET_REGS: u32 = 0x4090_ae82;
+    pub(super) const KVM_SET_SREGS: u32 = 0x4138_ae84;
+    pub(super) const KVM_GET_MSRS: u32 = 0xc008_ae88;
+    pub(super) const KVM_SET_MSRS: u32 = 0x4008_ae89;
+    pub(super) const KVM_SET_CPUID2: u32 = 0x4008_ae90;
+    pub(super) const KVM_SET_FPU: u32 = 0x41a0_ae8d;
+    pub(super) const KVM_GET_LAPIC: u32 = 0x8400_ae8e;
+    pub(super) const KVM_SET_LAPIC: u32 = 0x4400_ae8f;
+    pub(super) const KVM_GET_TSC_KHZ: u32 = 0xaea3;
+    pub(super) const KVM_KVMCLOCK_CTRL: u32 = 0xaead;
+}
+
+const ALL: Threads = MAIN | IO | VCPU | API;
+/// Threads that serve devices.
+const LOOP: Threads = MAIN | IO;
+
+/// Memory is never made executable.
+const NO_EXEC: &[Test] = &[(2, Is::Without(libc::PROT_EXEC.cast_unsigned() as u64))];
+
+/// Files that are opened are there already, and stay as they are.
+const NO_CREATION: &[Test] =
+    &[(2, Is::Without((libc::O_CREAT | libc::O_TRUNC | libc::O_APPEND).cast_unsigned() as u64))];
+
+const fn ioctl(on: Threads, request: &'static [Test]) -> Row {
+    row(on, libc::SYS_ioctl, request)
+}
+
+macro_rules! is {
+    ($argument:literal, $value:expr) => {
+        &[($argument, Is::Int($value as u32))]
+    };
+}
+
+/// Every rule.
+pub const ROWS: &[Row] = &[
+    // Waiting, and telling others.
+    row(ALL, libc::SYS_futex, &[]),
+    row(ALL, libc::SYS_write, &[]),
+    row(LOOP | API, libc::SYS_read, &[]),
+    row(LOOP | API, libc::SYS_epoll_wait, &[]),
+    row(LOOP | API, libc::SYS_epoll_ctl, &[]),
+    row(LOOP, libc::SYS_timerfd_settime, &[]),
+    row(LOOP, libc::SYS_timerfd_create, &[]),
+    // A descriptor that a log line goes to is asked first.
+    row(ALL, libc::SYS_poll, &[]),
+    // Where the host's clock cannot be read without a call.
+    row(ALL, libc::SYS_clock_gettime, &[]).rare(),
+    // A channel on which two threads meet at the same moment.
+    row(ALL, libc::SYS_sched_yield, &[]).rare(),
+    // A wait with a time limit that was stopped and continued.
+    row(ALL, libc::SYS_restart_syscall, &[]).rare(),
+    // The end, by a panic or a violation on any thread.
+    row(ALL, libc::SYS_exit_group, &[]).rare(),
+    // A bus error or a violation puts the terminal back first.
+    ioctl(ALL, is!(1, request::TCSETS)).rare(),
+    ioctl(ALL, is!(1, request::TIOCGPGRP)).rare(),
+    row(ALL, libc::SYS_getpgrp, &[]).rare(),
+    // The standard library's own checks.
+    #[cfg(debug_assertions)]
+    row(ALL, libc::SYS_fcntl, is!(1, libc::F_GETFD)),
+    // Memory of the process.
+    row(ALL, libc::SYS_brk, &[]).rare(),
+    row(ALL, libc::SYS_mmap, NO_EXEC).rare(),
+    row(ALL, libc::SYS_munmap, &[]).rare(),
+    row(ALL, libc::SYS_mremap, &[]).rare(),
+    // Kicks, which interrupt the guest.
+    row(VCPU, libc::SYS_rt_sigreturn, &[]),
+    row(MAIN, libc::SYS_tgkill, is!(2, 34)),
+    // The guest.
+    ioctl(VCPU, is!(1, request::KVM_RUN)),
+    ioctl(VCPU, is!(1, request::KVM_KVMCLOCK_CTRL)),
+    // Where a guest is that cannot go on.
+    ioctl(VCPU, is!(1, request::KVM_GET_REGS)),
+    ioctl(VCPU, is!(1, request::KVM_IRQFD)),
+    ioctl(VCPU, is!(1, request::KVM_IOEVENTFD)),
+    // Devices begin and end.
+    row(LOOP | API | VCPU, libc::SYS_close, &[]),
+    row(VCPU, libc::SYS_eventfd2, &[]),
+    row(VCPU, libc::SYS_io_uring_setup, &[]),
+    row(VCPU, libc::SYS_io_uring_register, &[]),
+    row(VCPU, libc::SYS_epoll_create1, &[]),
+    row(VCPU, libc::SYS_epoll_ctl, &[]),
+    row(VCPU, libc::SYS_fcntl, is!(1, libc::F_DUPFD_CLOEXEC)),
+    row(VCPU, libc::SYS_getrandom, &[]),
+    row(VCPU, libc::SYS_openat, &[]),
+    row(VCPU, libc::SYS_read, &[]),
+    row(VCPU, libc::SYS_timerfd_settime, &[]),
+    ioctl(VCPU, is!(1, request::TUNSETOFFLOAD)),
+    ioctl(VCPU, is!(1, request::TUNSETQUEUE)),
+    // Disks.
+    row(LOOP, libc::SYS_preadv, &[]),
+    row(LOOP, libc::SYS_preadv2, &[]),
+    row(LOOP, libc::SYS_pwritev, &[]),
+    row(LOOP, libc::SYS_pread64, &[]),
+    row(LOOP, libc::SYS_pwrite64, &[]),
+    row(LOOP, libc::SYS_fdatasync, &[]),
+    row(LOOP, libc::SYS_fallocate, &[]),
+    row(LOOP, libc::SYS_io_uring_enter, &[]),
+    ioctl(LOOP, is!(1, request::BLKDISCARD)).rare(),
+    // Networks, consoles, sockets.
+    row(LOOP, libc::SYS_readv, &[]),
+    row(LOOP, libc::SYS_writev, &[]),
+    ioctl(LOOP, is!(1, request::TUNSETQUEUE)),
+    ioctl(LOOP, is!(1, request::TUNSETOFFLOAD)),
+    row(MAIN | API, libc::SYS_accept4, &[]),
+    row(MAIN | API, libc::SYS_recvfrom, &[]),
+    row(MAIN | API, libc::SYS_sendto, &[]),
+    row(MAIN | API, libc::SYS_shutdown, &[]),
+    ioctl(MAIN | API, is!(1, request::FIONBIO)),
+    row(MAIN, libc::SYS_socket, &[(0, Is::Int(libc::AF_UNIX as u32)), (1, Is::Int(SOCKET))])
+        .when(Case::Vsock),
+    row(MAIN, libc::SYS_connect, &[]).when(Case::Vsock),
+    // In a jail, connections are made by the process outside.
+    row(MAIN, libc::SYS_sendmsg, &[]).when(Case::Vsock),
+    row(MAIN, libc::SYS_recvmsg, &[]).when(Case::Vsock),
+    ioctl(MAIN, is!(1, request::TCGETS)),
+    ioctl(MAIN, is!(1, request::TIOCGWINSZ)),
+    row(MAIN, libc::SYS_fcntl, is!(1, libc::F_DUPFD_CLOEXEC)),
+    // Balloons, and copies of a kernel that is about to change.
+    row(LOOP, libc::SYS_madvise, is!(2, libc::MADV_DONTNEED)),
+    row(MAIN, libc::SYS_madvise, is!(2, libc::MADV_DONTDUMP)),
+    row(MAIN, libc::SYS_fcntl, is!(1, libc::F_SETLEASE)),
+    row(MAIN, libc::SYS_madvise, is!(2, libc::MADV_REMOVE)).when(Case::Rebuild),
+    // Files of sockets go with their owners.
+    row(MAIN | API, libc::SYS_unlink, &[]),
+    row(MAIN | API, libc::SYS_statx, &[]),
+    // What /proc says about this process, for who asks for metrics.
+    row(API, libc::SYS_openat, is!(2, libc::O_RDONLY | libc::O_CLOEXEC)),
+    row(API, libc::SYS_openat, is!(2, libc::O_DIRECTORY | libc::O_CLOEXEC | libc::O_NONBLOCK)),
+    row(API, libc::SYS_getdents64, &[]),
+    // The C library looks whether it has opened a directory, some versions by the second one.
+    row(API, libc::SYS_newfstatat, is!(3, libc::AT_EMPTY_PATH)),
+    row(API, libc::SYS_fstat, &[]).rare(),
+    row(API, libc::SYS_lseek, &[]),
+    // A thread ends.
+    row(API, libc::SYS_exit, &[]),
+    row(API, libc::SYS_madvise, is!(2, libc::MADV_DONTNEED)),
+    row(API, libc::SYS_rt_sigprocmask, &[]),
+    // Machines are built and disks are exchanged.
+    row(MAIN, libc::SYS_openat, NO_CREATION).when(Case::Rebuild),
+    row(MAIN, libc::SYS_lseek, &[]).when(Case::Rebuild),
+    row(MAIN, libc::SYS_eventfd2, &[]).when(Case::Rebuild),
+    row(MAIN, libc::SYS_getrandom, &[]).when(Case::Rebuild),
+    row(MAIN, libc::SYS_madvise, is!(2, libc::MADV_POPULATE_WRITE)).when(Case::Rebuild),
+    row(MAIN, libc::SYS_fcntl, is!(1, libc::F_OFD_SETLK)).when(Case::Rebuild),
+    row(MAIN, libc::SYS_fcntl, is!(1, libc::F_OFD_GETLK)).when(Case::Rebuild),
+    row(MAIN, libc::SYS_fcntl, is!(1, libc::F_GETFL)).when(Case::Rebuild),
+    row(MAIN, libc::SYS_fcntl, is!(1, libc::F_SETFL)).when(Case::Rebuild),
+    ioctl(MAIN, is!(1, request::BLKGETSIZE64)).when(Case::Rebuild).rare(),
+    ioctl(MAIN, is!(1, request::BLKSSZGET)).when(Case::Rebuild).rare(),
+    ioctl(MAIN, is!(1, request::BLKPBSZGET)).when(Case::Rebuild).rare(),
+    ioctl(MAIN, is!(1, request::TUNSETIFF)).when(Case::Rebuild),
+    ioctl(MAIN, is!(1, request::TUNGETIFF)).when(Case::Rebuild),
+    ioctl(MAIN, is!(1, request::TUNGETFEATURES)).when(Case::Rebuild),
+    ioctl(MAIN, is!(1, request::TUNSETVNETHDRSZ)).when(Case::Rebuild),
+    ioctl(MAIN, is!(1, request::TUNSETVNETLE)).when(Case::Rebuild),
+    ioctl(MAIN, is!(1, request::KVM_GET_API_VERSION)).when(Case::Rebuild),
+    ioctl(MAIN, is!(1, request::KVM_CREATE_VM)).when(Case::Rebuild),
+    ioctl(MAIN, is!(1, request::KVM_CHECK_EXTENSION)).when(Case::Rebuild),
+    ioctl(MAIN, is!(1, request::KVM_GET_VCPU_MMAP_SIZE)).when(Case::Rebuild),
+    ioctl(MAIN, is!(1, request::KVM_GET_SUPPORTED_CPUID)).when(Case::Rebuild),
+    ioctl(MAIN, is!(1, request::KVM_CREATE_VCPU)).when(Case::Rebuild),
+    ioctl(MAIN, is!(1, request::KVM_SET_USER_MEMORY_REGION)).when(Case::Rebuild),
+    ioctl(MAIN, is!(1, request::KVM_SET_TSS_ADDR)).when(Case::Rebuild),
+    ioctl(MAIN, is!(1, request::KVM_CREATE_IRQCHIP)).when(Case::Rebuild),
+    ioctl(MAIN, is!(1, request::KVM_IRQFD)).when(Case::Rebuild),
+    ioctl(MAIN, is!(1, request::KVM_SET_REGS)).when(Case::Rebuild),
+    ioctl(MAIN, is!(1, request::KVM_SET_SREGS)).when(Case::Rebuild),
+    ioctl(MAIN, is!(1, request::KVM_GET_MSRS)).when(Case::Rebuild),
+    ioctl(MAIN, is!(1, request::KVM_SET_MSRS)).when(Case::Rebuild),
+    ioctl(MAIN, is!(1, request::KVM_SET_CPUID2)).when(Case::Rebuild),
+    ioctl(MAIN, is!(1, request::KVM_SET_FPU)).when(Case::Rebuild),
+    ioctl(MAIN, is!(1, request::KVM_GET_LAPIC)).when(Case::Rebuild),
+    ioctl(MAIN, is!(1, request::KVM_SET_LAPIC)).when(Case::Rebuild),
+    ioctl(MAIN, is!(1, request::KVM_GET_TSC_KHZ)).when(Case::Rebuild),
+];
+
+/// The type of every socket that is made.
+const SOCKET: u32 = (libc::SOCK_STREAM | libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK).cast_unsigned();
