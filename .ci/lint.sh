@@ -33,6 +33,7 @@ devices/src/backend/net/ring.rs             io_uring
 devices/src/backend/net/tap/sys.rs         tap ioctls
 devices/src/backend/reclaim.rs             giving guest memory back to the host
 devices/src/backend/socket/sys.rs          listening and connecting sockets
+devices/src/fatal.rs                       signal handlers
 devices/src/guest_io.rs                    vectored I/O on guest memory
 devices/src/metadata/sys.rs                one descriptor for several
 vmm/src/affinity.rs                        CPU masks of threads

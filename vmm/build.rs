@@ -77,6 +77,7 @@ fn condition(
     use SeccompCmpArgLen::{Dword, Qword};
     let (len, operator, value) = match test {
         tables::Is::Int(value) => (Dword, SeccompCmpOp::Eq, value.into()),
+        tables::Is::Process => (Dword, SeccompCmpOp::Eq, tables::PROCESS.into()),
         tables::Is::Long(value) => (Qword, SeccompCmpOp::Eq, value),
         tables::Is::Without(mask) => (Qword, SeccompCmpOp::MaskedEq(mask), 0),
     };

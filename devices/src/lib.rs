@@ -11,6 +11,7 @@
 pub mod backend;
 pub mod bus;
 pub mod event;
+pub mod fatal;
 pub mod guest_io;
 pub mod interrupt;
 pub mod legacy;

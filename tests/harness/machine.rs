@@ -11,6 +11,9 @@ use crate::terminal::Terminal;
 use crate::transcript::{Transcript, end_of, tail};
 use crate::{count, leaks, patience};
 
+/// How long a process that was started may take to execute another program.
+const DAEMON_PATIENCE: Duration = Duration::from_secs(2);
+
 /// What the guest's shell says when it waits for a command.
 pub const PROMPT: &str = "vmm# ";
 
@@ -317,8 +320,17 @@ impl Machine {
 impl Drop for Machine {
     fn drop(&mut self) {
         self.end();
-        let left = leaks::processes_marked(&self.mark);
-        if !left.is_empty() && !thread::panicking() {
+        if thread::panicking() {
+            return;
+        }
+        // A daemon carries the mark until it executes its program.
+        let deadline = Instant::now() + DAEMON_PATIENCE;
+        let mut left = leaks::processes_marked(&self.mark);
+        while !left.is_empty() && Instant::now() < deadline {
+            thread::sleep(Duration::from_millis(1));
+            left = leaks::processes_marked(&self.mark);
+        }
+        if !left.is_empty() {
             panic!("`{}` left processes behind: {left:?}", self.line);
         }
     }

@@ -351,10 +351,10 @@ flags! {
         )]
         level: Option<LevelFilter>,
         /// What a system call does that is not on the list of its thread
-        #[arg(long, value_name = "MODE")]
+        #[arg("MODE")]
         seccomp: Option<Mode>,
         /// Filters of system calls in place of the built-in ones, as Firecracker's seccompiler-bin writes them
-        #[arg(long, value_name = "PATH")]
+        #[arg("PATH")]
         seccomp_filter: Option<PathBuf>,
         /// Read the machine from a JSON file (Firecracker's layout)
         ///

@@ -6,7 +6,7 @@
 //! device's registers: a vCPU thread holds that lock while it waits for the loop to take a worker.
 
 use std::io;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use devices::counters;
 use devices::event::{EventSet, Interest};
@@ -135,25 +135,49 @@ impl LoopHandle {
         }
     }
 
-    /// Serves `worker` on the loop.
+    /// Has `work` done on the loop's thread, between two rounds, and waits for that.
     ///
     /// # Errors
-    /// When the loop has ended or cannot watch the worker's descriptors.
-    pub fn add_worker(&self, worker: Worker) -> io::Result<SourceId> {
-        self.endpoint
-            .call_blocking::<_, _, event_manager::Error>(move |ops| {
-                add(ops, Subscriber::Worker { worker, refused: None })
-            })
-            .map_err(io::Error::other)
+    /// The error of `work`, or the loop has ended.
+    pub fn call<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&mut Workers<'_>) -> io::Result<T> + Send + 'static,
+    ) -> io::Result<T> {
+        let place = Arc::new(Mutex::new(None));
+        let result = place.clone();
+        self.run(Box::new(move |workers| *lock(&place) = Some(work(workers))))?;
+        lock(&result).take().unwrap_or_else(|| Err(io::ErrorKind::BrokenPipe.into()))
     }
 
-    /// Takes a worker back; `None` when the loop has ended.
-    #[must_use]
-    pub fn remove_worker(&self, id: SourceId) -> Option<Worker> {
-        let removed = self
-            .endpoint
-            .call_blocking::<_, _, event_manager::Error>(move |ops| ops.remove_subscriber(id));
-        match removed {
+    /// Once for all kinds of work: the way there and back is much code.
+    fn run(&self, work: Box<dyn FnOnce(&mut Workers<'_>) + Send>) -> io::Result<()> {
+        let call = move |ops: &mut dyn SubscriberOps<Subscriber = Subscriber>| {
+            work(&mut Workers(ops));
+            Ok(())
+        };
+        self.endpoint.call_blocking::<_, (), event_manager::Error>(call).map_err(io::Error::other)
+    }
+}
+
+fn lock<T>(place: &Mutex<T>) -> MutexGuard<'_, T> {
+    place.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The device workers of a loop, for who is on its thread.
+pub struct Workers<'a>(&'a mut dyn SubscriberOps<Subscriber = Subscriber>);
+
+impl Workers<'_> {
+    /// Serves `worker` from now on.
+    ///
+    /// # Errors
+    /// When the loop cannot watch the worker's descriptors.
+    pub fn add(&mut self, worker: Worker) -> io::Result<SourceId> {
+        add(self.0, Subscriber::Worker { worker, refused: None }).map_err(io::Error::other)
+    }
+
+    /// Takes a worker back; `None` when there is none of that name.
+    pub fn remove(&mut self, id: SourceId) -> Option<Worker> {
+        match self.0.remove_subscriber(id) {
             Ok(Subscriber::Worker { worker, .. }) => Some(worker),
             Ok(Subscriber::Source { .. }) => None,
             Err(error) => {

@@ -7,7 +7,7 @@ use std::error::Error;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread::{Builder, JoinHandle};
+use std::thread::Builder;
 
 use devices::event::chain;
 
@@ -17,9 +17,10 @@ use crate::end::{EndReason, Ending};
 use crate::event_loop::{EventLoop, LoopHandle};
 use crate::metrics::Snapshot;
 use crate::seccomp::{Filters, Thread};
+use crate::threads::{Handover, rest_for_good};
 
-/// The loops, and their threads once these are started. Dropped, the threads end; whatever is on their loops must be
-/// gone by then.
+/// The loops, and their threads once these are started. Dropped, the threads leave their loops; whatever is on those
+/// must be gone by then.
 #[derive(Default)]
 pub struct IoThreads {
     all: Vec<Loop>,
@@ -35,7 +36,8 @@ struct Loop {
 enum State {
     /// The loop that the thread will run, and where.
     Prepared(Box<(EventLoop, Option<CpuSet>)>),
-    Running(JoinHandle<()>),
+    /// Given when the thread has left its loop.
+    Running(Arc<Handover<()>>),
     Gone,
 }
 
@@ -66,13 +68,18 @@ impl IoThreads {
             let (event_loop, pin) = *prepared;
             let (id, told, ending) = (thread.id.clone(), self.told.clone(), ending.clone());
             let filters = filters.clone();
-            let running = Builder::new().name(format!("io {id}")).spawn(move || {
+            filters.announce();
+            let end = Arc::new(Handover::default());
+            let left = end.clone();
+            Builder::new().name(format!("io {id}")).spawn(move || {
                 if let Err(error) = serve(event_loop, pin.as_ref(), &filters, &told) {
                     let what = format!("iothread {id}: {}", chain(&*error));
                     ending.report(EndReason::HostFailure(what));
                 }
+                left.give(());
+                rest_for_good()
             })?;
-            thread.state = State::Running(running);
+            thread.state = State::Running(end);
         }
         Ok(())
     }
@@ -96,9 +103,8 @@ impl Drop for IoThreads {
         self.told.store(true, Ordering::Release);
         for thread in &mut self.all {
             thread.on.wake();
-            if let State::Running(thread) = std::mem::replace(&mut thread.state, State::Gone) {
-                // With panic = "abort" a thread cannot end by panicking.
-                let _ = thread.join();
+            if let State::Running(left) = std::mem::replace(&mut thread.state, State::Gone) {
+                left.take();
             }
         }
     }
@@ -110,8 +116,9 @@ fn serve(
     filters: &Filters,
     told: &AtomicBool,
 ) -> Result<(), Box<dyn Error>> {
-    pin.map_or(Ok(()), CpuSet::pin_this_thread)?;
+    let pinned = pin.map_or(Ok(()), CpuSet::pin_this_thread);
     filters.confine(Thread::Io)?;
+    pinned?;
     while !told.load(Ordering::Acquire) {
         event_loop.run_once()?;
     }

@@ -3,10 +3,13 @@
 //! A process in a jail can open nothing; what it took along is enough to build its machine, again and again. Every
 //! other one opens the files that are there when it builds.
 
+use std::cell::RefCell;
 use std::fs::File;
 use std::io::{self, Read};
+use std::num::NonZeroU16;
 use std::sync::Arc;
 
+use devices::backend::disk::io::Rings;
 use devices::backend::disk::{Disk, DiskOptions};
 use devices::backend::net::NetBackend;
 use devices::backend::net::tap::Tap;
@@ -20,7 +23,11 @@ use crate::kvm::{Kvm, KvmError};
 
 /// See the module.
 #[derive(Default)]
-pub struct Provisions(Provided);
+pub struct Provisions {
+    provided: Provided,
+    /// With the number of the disk in the plan. Machines that follow one another use the same.
+    rings: RefCell<Vec<(usize, Rings)>>,
+}
 
 #[derive(Default)]
 enum Provided {
@@ -64,7 +71,7 @@ impl Provisions {
             Ok(Arc::new(tap))
         });
         let initrd = plan.initrd.as_deref();
-        Ok(Self(Provided::Kept(Box::new(Kept {
+        let provided = Provided::Kept(Box::new(Kept {
             kvm,
             kernel: boot::open("kernel", &plan.kernel)?,
             initrd: initrd.map(|path| boot::open("initrd", path)).transpose()?,
@@ -75,24 +82,25 @@ impl Provisions {
                 .map(|disk| open_disk(disk).map(Arc::new))
                 .collect::<Result<_, _>>()?,
             random: Arc::new(open_random().map_err(BuildError::Random)?),
-        }))))
+        }));
+        Ok(Self { provided, rings: RefCell::default() })
     }
 
     /// Whether nothing else can be opened any more.
     #[must_use]
     pub fn are_all(&self) -> bool {
-        !matches!(self.0, Provided::Nothing)
+        !matches!(self.provided, Provided::Nothing)
     }
 
     /// Closes what only another start of the machine would need. Nothing can be opened any more all the same.
     pub fn use_up(&mut self) {
-        if let Provided::Kept(_) = self.0 {
-            self.0 = Provided::UsedUp;
+        if let Provided::Kept(_) = self.provided {
+            self.provided = Provided::UsedUp;
         }
     }
 
     fn kept(&self) -> Option<&Kept> {
-        match &self.0 {
+        match &self.provided {
             Provided::Kept(kept) => Some(kept),
             Provided::Nothing | Provided::UsedUp => None,
         }
@@ -132,15 +140,24 @@ impl Provisions {
         }
     }
 
-    /// What feeds the entropy device.
-    pub(crate) fn random(&self) -> OpenSource {
-        let random = self.kept().map(|kept| kept.random.clone());
-        Box::new(move || -> io::Result<Box<dyn Read + Send>> {
-            Ok(match &random {
-                Some(random) => Box::new(random.try_clone()?),
-                None => Box::new(open_random()?),
-            })
-        })
+    /// What feeds the entropy device: open from here on, because a thread that serves devices opens nothing.
+    pub(crate) fn random(&self) -> Result<OpenSource, BuildError> {
+        let random = match self.kept() {
+            Some(kept) => kept.random.clone(),
+            None => Arc::new(open_random().map_err(BuildError::Random)?),
+        };
+        Ok(Box::new(move || -> io::Result<Box<dyn Read + Send>> { Ok(Box::new(random.clone())) }))
+    }
+
+    /// The rings for disk number `index` with that many queues, made when they are asked for first.
+    pub(crate) fn rings(&self, index: usize, queues: NonZeroU16) -> Rings {
+        let mut all = self.rings.borrow_mut();
+        if let Some((_, rings)) = all.iter().find(|(disk, _)| *disk == index) {
+            return rings.clone();
+        }
+        let rings = Rings::for_queues(queues);
+        all.push((index, rings.clone()));
+        rings
     }
 }
 

@@ -5,7 +5,7 @@ use std::num::NonZeroU16;
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
-use devices::backend::disk::io::Engine;
+use devices::backend::disk::io::{Engine, Rings};
 use devices::backend::disk::{Disk, DiskOptions};
 use devices::rate_limiter::{Limiter, Limits};
 use devices::virtio::block::{Block, BlockOptions};
@@ -83,7 +83,9 @@ fn block(engine: Engine, write: bool, len: u32, depth: u16, timed: bool) -> Box<
     let queues = NonZeroU16::MIN;
     let id = "disk".to_owned();
     let limiter = Limiter::new(Limits::NONE);
-    let device = Block::new(BlockOptions { id, serial: None, disk, queues, engine, limiter });
+    let rings = Rings::for_queues(queues);
+    let device =
+        Block::new(BlockOptions { id, serial: None, disk, queues, engine, rings, limiter });
     if timed {
         device.control().measure_times();
     }

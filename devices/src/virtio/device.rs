@@ -27,7 +27,8 @@ use crate::interrupt::Interrupt;
 use crate::memory::GuestMemory;
 use crate::state::{State, StateError};
 
-/// Control plane of a device. Called by the transport on vCPU threads, never concurrently.
+/// Control plane of a device. Called by the transport, never concurrently: [`Self::activate`] on the loop that will
+/// serve the device, the rest on vCPU threads.
 pub trait VirtioDevice: Send {
     /// The device type the driver sees.
     fn device_type(&self) -> DeviceType;
@@ -298,6 +299,12 @@ pub trait DeviceHost: Send + Sync {
 
     /// Takes the worker back, if one was started. When this returns, none of its handlers runs.
     fn stop(&self) -> Option<Worker>;
+
+    /// Has `work` done by the thread that serves the device, and waits for that. Whatever needs the host goes there:
+    /// the thread that runs the guest may ask the host for next to nothing. Work that cannot be done is dropped.
+    fn on_loop(&self, work: Box<dyn FnOnce() + Send>) {
+        work();
+    }
 }
 
 /// Copies from a configuration space of `config` bytes; what lies beyond its end reads as zero.

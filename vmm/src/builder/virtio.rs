@@ -5,7 +5,7 @@
 use std::sync::Arc;
 
 use devices::backend::disk::Disk;
-use devices::backend::disk::io::Engine;
+use devices::backend::disk::io::{Engine, Rings};
 use devices::backend::net::NetBackend;
 use devices::backend::net::tap::Tap;
 use devices::backend::reclaim::HostReclaim;
@@ -39,7 +39,11 @@ pub(super) fn attach_virtio(
         own.unwrap_or(&around.on).clone()
     };
     for (index, disk) in plan.disks.iter().enumerate() {
-        let block = block(disk, around.provisions.disk(index, disk)?)?;
+        let rings = match disk.engine {
+            DiskEngine::Sync => Rings::default(),
+            DiskEngine::Uring => around.provisions.rings(index, disk.queues),
+        };
+        let block = block(disk, around.provisions.disk(index, disk)?, rings)?;
         let control = block.control();
         if around.is_measured {
             control.measure_times();
@@ -66,7 +70,7 @@ pub(super) fn attach_virtio(
         manager.attach_virtio("console", Box::new(Console::new(port.clone())))?;
     }
     if plan.rng {
-        let device = Rng::new(around.provisions.random());
+        let device = Rng::new(around.provisions.random()?);
         controls.set_rng(device.counters());
         manager.attach_virtio("rng", Box::new(device))?;
     }
@@ -92,7 +96,7 @@ fn tell_of_throttling(device: &str, limiters: &[&Arc<Limiter>]) {
     }
 }
 
-fn block(plan: &DiskPlan, disk: Disk) -> Result<Block, BuildError> {
+fn block(plan: &DiskPlan, disk: Disk, rings: Rings) -> Result<Block, BuildError> {
     let disk = Arc::new(disk);
     let serial = Some(plan.serial.parse()?);
     let engine = match plan.engine {
@@ -101,7 +105,7 @@ fn block(plan: &DiskPlan, disk: Disk) -> Result<Block, BuildError> {
     };
     let (id, queues) = (plan.id.clone(), plan.queues);
     let limiter = Limiter::new(plan.limits);
-    Ok(Block::new(BlockOptions { id, serial, disk, queues, engine, limiter }))
+    Ok(Block::new(BlockOptions { id, serial, disk, queues, engine, rings, limiter }))
 }
 
 /// The host's side of a card, with the metadata service in front of it where it is wanted.

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use super::Firecracker;
 use crate::api::Api;
 use crate::config::{CgroupLimits, ConfigError, EventSink, JailConfig, Plan, VmConfig};
+use crate::seccomp::Choice;
 
 /// A machine to run.
 #[derive(Debug, PartialEq, Eq)]
@@ -21,6 +22,8 @@ pub struct Run {
     pub jail: Option<JailConfig>,
     /// What it may use there.
     pub limits: CgroupLimits,
+    /// What its threads may ask of the kernel.
+    pub seccomp: Choice,
     /// What only Firecracker's launchers say.
     pub firecracker: Firecracker,
     /// Print the timeline of the start.

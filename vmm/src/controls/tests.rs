@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use devices::backend::disk::io::Engine;
+use devices::backend::disk::io::{Engine, Rings};
 use devices::backend::disk::{Disk, DiskOptions};
 use devices::memory::GuestMemory;
 use devices::rate_limiter::{Limiter, Limits, Rate};
@@ -40,12 +40,21 @@ struct OnThread {
 
 impl DeviceHost for OnThread {
     fn start(&self, worker: Worker) -> io::Result<()> {
-        *self.source.lock().unwrap() = Some(self.on.add_worker(worker)?);
+        *self.source.lock().unwrap() = Some(self.on.call(|workers| workers.add(worker))?);
         Ok(())
     }
 
     fn stop(&self) -> Option<Worker> {
-        self.on.remove_worker(self.source.lock().unwrap().take()?)
+        let source = self.source.lock().unwrap().take()?;
+        self.on.call(move |workers| Ok(workers.remove(source))).unwrap()
+    }
+
+    fn on_loop(&self, work: Box<dyn FnOnce() + Send>) {
+        let done = self.on.call(move |_| {
+            work();
+            Ok(())
+        });
+        done.unwrap();
     }
 }
 
@@ -70,6 +79,7 @@ impl Rig {
             disk: Arc::new(Disk::open(disk, DiskOptions::default()).unwrap()),
             queues: NonZeroU16::MIN,
             engine,
+            rings: Rings::for_queues(NonZeroU16::MIN),
             limiter: Limiter::new(Limits::NONE),
         });
         let mut controls = Controls::default();

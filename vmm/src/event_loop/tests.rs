@@ -62,6 +62,14 @@ fn worker(handlers: Vec<Box<dyn QueueHandler>>) -> Worker {
     Worker::new("test".to_owned(), handlers, Vec::new(), fake_interrupt().0)
 }
 
+fn serve(on: &LoopHandle, worker: Worker) -> io::Result<SourceId> {
+    on.call(|workers| workers.add(worker))
+}
+
+fn take_back(on: &LoopHandle, id: SourceId) -> Option<Worker> {
+    on.call(move |workers| Ok(workers.remove(id))).unwrap()
+}
+
 #[test]
 fn a_source_is_called_until_it_wants_no_more() {
     let mut event_loop = EventLoop::new().unwrap();
@@ -101,14 +109,14 @@ fn a_worker_comes_and_goes_while_the_loop_runs() {
     let handle = event_loop.handle();
     let (handler, fd, seen) = Counting::new(usize::MAX);
     let other = std::thread::spawn(move || {
-        let id = handle.add_worker(worker(vec![Box::new(handler)])).unwrap();
+        let id = serve(&handle, worker(vec![Box::new(handler)])).unwrap();
         fd.write(1).unwrap();
         while seen.load(Ordering::SeqCst) == 0 {
             std::thread::yield_now();
         }
-        let taken = handle.remove_worker(id).is_some();
+        let taken = take_back(&handle, id).is_some();
         fd.write(1).unwrap();
-        (taken, handle.remove_worker(id).is_none(), seen)
+        (taken, take_back(&handle, id).is_none(), seen)
     });
     while !other.is_finished() {
         event_loop.run_for(1).unwrap();
@@ -155,9 +163,8 @@ fn a_descriptor_that_cannot_be_watched_fails_the_start() {
     let mut event_loop = EventLoop::new().unwrap();
     let handle = event_loop.handle();
     let file = std::fs::File::open("/proc/self/exe").unwrap();
-    let other = std::thread::spawn(move || {
-        handle.add_worker(worker(vec![Box::new(OnAFile(file))])).is_err()
-    });
+    let other =
+        std::thread::spawn(move || serve(&handle, worker(vec![Box::new(OnAFile(file))])).is_err());
     while !other.is_finished() {
         event_loop.run_for(1).unwrap();
     }
@@ -216,7 +223,7 @@ fn a_late_interest_is_watched_too() {
     let mut event_loop = EventLoop::new().unwrap();
     let handle = event_loop.handle();
     let adder = std::thread::spawn(move || {
-        handle.add_worker(worker(vec![Box::new(other), Box::new(late)])).unwrap()
+        serve(&handle, worker(vec![Box::new(other), Box::new(late)])).unwrap()
     });
     while !adder.is_finished() {
         event_loop.run_for(1).unwrap();

@@ -57,15 +57,15 @@ fn a_worker_is_served_by_its_thread_and_comes_back() {
         kick.write(1).unwrap();
         let handlers: Vec<Box<dyn QueueHandler>> = vec![Box::new(Witness { kick, seen })];
         let worker = Worker::new(id.to_owned(), handlers, Vec::new(), fake_interrupt().0);
-        let source = on.add_worker(worker).unwrap();
+        let source = on.call(|workers| workers.add(worker)).unwrap();
         assert_eq!(news.recv().unwrap(), (format!("io {id}"), cpus));
-        assert!(on.remove_worker(source).is_some());
+        assert!(on.call(move |workers| Ok(workers.remove(source))).unwrap().is_some());
     }
     let handle = threads.get("a").unwrap().clone();
     // Dropping waits for the threads.
     drop(threads);
     let worker = Worker::new("late".to_owned(), Vec::new(), Vec::new(), fake_interrupt().0);
-    assert!(handle.add_worker(worker).is_err(), "the loop is gone");
+    assert!(handle.call(|workers| workers.add(worker)).is_err(), "the loop is gone");
     assert_eq!(ending.reason(), None);
 }
 

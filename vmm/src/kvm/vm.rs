@@ -83,25 +83,25 @@ impl Vm {
         gsi: u32,
         on: LoopHandle,
     ) -> DevicePort {
-        DevicePort {
-            vm: self.fd.clone(),
-            base,
-            line,
-            gsi,
-            on,
-            started: Mutex::new(Started::default()),
-        }
+        let wires = Arc::new(Wires { vm: self.fd.clone(), base, line, gsi });
+        DevicePort { wires, on, started: Mutex::new(Started::default()) }
     }
 }
 
-/// One virtio device's connection to KVM and to an event loop, made at `DRIVER_OK` and not before.
+/// One virtio device's connection to KVM and to an event loop, made at `DRIVER_OK` and not before. KVM is asked by the
+/// loop's thread.
 pub struct DevicePort {
+    wires: Arc<Wires>,
+    on: LoopHandle,
+    started: Mutex<Started>,
+}
+
+/// What the device is connected to.
+struct Wires {
     vm: Arc<VmFd>,
     base: u64,
     line: Arc<EventFd>,
     gsi: u32,
-    on: LoopHandle,
-    started: Mutex<Started>,
 }
 
 #[derive(Default)]
@@ -111,7 +111,11 @@ struct Started {
     source: Option<SourceId>,
 }
 
-impl DevicePort {
+impl Wires {
+    fn connect_line(&self) -> io::Result<()> {
+        Ok(self.vm.register_irqfd(&self.line, self.gsi)?)
+    }
+
     fn kick_address(&self) -> IoEventAddress {
         IoEventAddress::Mmio(self.base + QUEUE_NOTIFY)
     }
@@ -141,18 +145,41 @@ impl DeviceHost for DevicePort {
     fn start(&self, worker: Worker) -> io::Result<()> {
         let mut started = self.started.lock().unwrap_or_else(PoisonError::into_inner);
         if !started.line_connected {
-            self.vm.register_irqfd(&self.line, self.gsi)?;
+            let wires = self.wires.clone();
+            self.on.call(move |_| wires.connect_line())?;
             started.line_connected = true;
         }
-        self.connect_kicks(worker.kicks())?;
-        started.source = Some(self.on.add_worker(worker)?);
+        let wires = self.wires.clone();
+        let source = self.on.call(move |workers| {
+            wires.connect_kicks(worker.kicks())?;
+            let kicks = worker.kicks().to_vec();
+            workers.add(worker).inspect_err(|_| wires.disconnect_kicks(&kicks))
+        })?;
+        started.source = Some(source);
         Ok(())
     }
 
     fn stop(&self) -> Option<Worker> {
         let mut started = self.started.lock().unwrap_or_else(PoisonError::into_inner);
-        let worker = self.on.remove_worker(started.source.take()?)?;
-        self.disconnect_kicks(worker.kicks());
-        Some(worker)
+        let (source, wires) = (started.source.take()?, self.wires.clone());
+        let stopped = self.on.call(move |workers| {
+            let worker = workers.remove(source);
+            wires.disconnect_kicks(worker.as_ref().map_or(&[], Worker::kicks));
+            Ok(worker)
+        });
+        stopped.unwrap_or_else(|error| {
+            log::error!("device cannot be taken off its loop: {error}");
+            None
+        })
+    }
+
+    fn on_loop(&self, work: Box<dyn FnOnce() + Send>) {
+        let done = self.on.call(move |_| {
+            work();
+            Ok(())
+        });
+        if let Err(error) = done {
+            log::error!("a device has lost its loop: {error}");
+        }
     }
 }

@@ -17,6 +17,7 @@ use std::os::fd::AsRawFd;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Mutex, OnceLock, PoisonError};
 
+use devices::fatal;
 use devices::memory::GuestMemory;
 use vm_memory::{GuestAddress, GuestMemoryBackend};
 
@@ -37,7 +38,7 @@ static KEPT: Mutex<Option<MappedFile>> = Mutex::new(None);
 static START: AtomicUsize = AtomicUsize::new(0);
 static END: AtomicUsize = AtomicUsize::new(0);
 /// Where SIGBUS went before.
-static PREVIOUS: OnceLock<libc::sigaction> = OnceLock::new();
+static PREVIOUS: OnceLock<fatal::Previous> = OnceLock::new();
 static ASKED: AtomicBool = AtomicBool::new(false);
 static HANDLED: AtomicBool = AtomicBool::new(false);
 
@@ -210,15 +211,8 @@ pub fn is_in_use() -> bool {
 }
 
 fn handle_bus_errors() {
-    let handler: extern "C" fn(libc::c_int, *mut libc::siginfo_t, *mut libc::c_void) = on_bus_error;
-    // SAFETY: all zeroes is a valid sigaction: default action, empty mask, no flags.
-    let mut action: libc::sigaction = unsafe { std::mem::zeroed() };
-    action.sa_sigaction = handler as libc::sighandler_t;
-    action.sa_flags = libc::SA_SIGINFO | libc::SA_ONSTACK;
-    // SAFETY: as above.
-    let mut old: libc::sigaction = unsafe { std::mem::zeroed() };
-    // SAFETY: both point to valid sigactions, and the handler makes async-signal-safe calls only.
-    if unsafe { libc::sigaction(libc::SIGBUS, &raw const action, &raw mut old) } == 0 {
+    // SAFETY: the handler makes async-signal-safe calls only.
+    if let Ok(Some(old)) = unsafe { fatal::watch(libc::SIGBUS, on_bus_error) } {
         let _ = PREVIOUS.set(old);
     }
 }
@@ -227,18 +221,19 @@ fn handle_bus_errors() {
 extern "C" fn on_bus_error(
     signal: libc::c_int,
     info: *mut libc::siginfo_t,
-    _context: *mut libc::c_void,
+    context: *mut libc::c_void,
 ) {
     // SAFETY: with SA_SIGINFO the kernel passes a valid siginfo.
-    let info = unsafe { &*info };
+    let told = unsafe { &*info };
     // SAFETY: that of a SIGBUS has an address.
-    let address = unsafe { info.si_addr() } as usize;
+    let address = unsafe { told.si_addr() } as usize;
     let (start, end) = (START.load(Ordering::Acquire), END.load(Ordering::Acquire));
     if !(start..end).contains(&address) {
-        // Another's fault: it happens again when we return, and goes where it went before.
-        let old = PREVIOUS.get().map_or(std::ptr::null(), |old| old as *const _);
-        // SAFETY: null, which changes nothing, or what sigaction gave us for this very signal.
-        unsafe { libc::sigaction(signal, old, std::ptr::null_mut()) };
+        // Another's fault. Where nobody else was before, it happens again when we return.
+        if let Some(old) = PREVIOUS.get() {
+            // SAFETY: the arguments are this handler's.
+            unsafe { old.pass_on(signal, info, context) };
+        }
         return;
     }
     devices::backend::console::restore_now();

@@ -3,7 +3,9 @@
 use std::rc::Rc;
 use std::sync::Arc;
 
+use devices::backend::console;
 use devices::backend::vsock::{self, UnixEndpoint};
+use devices::fatal;
 use devices::memory::GuestMemory;
 
 use super::{RunError, Session, Surroundings, host};
@@ -34,6 +36,8 @@ impl Session {
         let serve = |it: &MetadataPlan| crate::metadata::serve(it, self.metadata.clone());
         around.metadata = plan.metadata.as_ref().map(serve).transpose()?;
         self.enter_jail(plan, around)?;
+        // Threads that are confined cannot ask.
+        fatal::remember_process(console::has_terminal());
         let io = self.prepare_loops(plan)?;
         let machine = self.build(plan, around, &io, None)?;
         let threads = Threads::start(plan, io, &self.ending, &self.filters)
@@ -44,6 +48,7 @@ impl Session {
             around.provisions.use_up();
         }
         self.filters.with(plan.vsock.is_some(), may_rebuild).confine(Thread::Main)?;
+        self.filters.wait_for_others();
         let threads = self.threads.insert(Rc::new(threads)).clone();
         let machine =
             machine.start(&mut self.event_loop, threads).map_err(host("watch the machine"))?;

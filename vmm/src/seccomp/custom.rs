@@ -3,7 +3,6 @@
 //! That is a map in bincode's encoding with integers of fixed size, little-endian: a count, then for each kind of thread
 //! its name (a count and bytes) and its instructions (a count and eight bytes each).
 
-use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, Read};
 use std::path::Path;
@@ -69,16 +68,18 @@ impl Custom {
     }
 
     fn parse(bytes: &[u8]) -> Result<Self, CustomError> {
-        let mut all = map(bytes).ok_or(CustomError::Layout)?;
-        let mut take = |name| match all.remove(name) {
-            None => Err(CustomError::Missing { name }),
-            Some(program) if program.is_empty() || program.len() > MAX_PROGRAM => {
-                Err(CustomError::Length { name, count: program.len() })
+        let mut programs = [const { Vec::new() }; 3];
+        let known = map(bytes, &mut programs).ok_or(CustomError::Layout)?;
+        for ((name, program), known) in NAMES.into_iter().zip(&programs).zip(known) {
+            let count = program.len();
+            if !known {
+                return Err(CustomError::Missing { name });
             }
-            Some(program) => Ok(program),
-        };
-        let [vmm, vcpu, api] = NAMES;
-        Ok(Self { programs: [take(vmm)?, take(vcpu)?, take(api)?] })
+            if count == 0 || count > MAX_PROGRAM {
+                return Err(CustomError::Length { name, count });
+            }
+        }
+        Ok(Self { programs })
     }
 
     /// The filter of a thread.
@@ -92,20 +93,27 @@ impl Custom {
     }
 }
 
-/// The whole of `bytes` as a map; names count in any case.
-fn map(bytes: &[u8]) -> Option<BTreeMap<String, Vec<u64>>> {
+/// Reads the whole of `bytes` as a map into `programs`, in the order of [`NAMES`], and tells which were there. Names count
+/// in any case; the last of several counts, and what is called otherwise does not.
+fn map(bytes: &[u8], programs: &mut [Vec<u64>; 3]) -> Option<[bool; 3]> {
     let mut rest = bytes;
-    let mut map = BTreeMap::new();
+    let mut known = [false; 3];
     for _ in 0..number(&mut rest)? {
         let len = usize::try_from(number(&mut rest)?).ok()?;
         let (name, after) = rest.split_at_checked(len)?;
         rest = after;
-        let count = number(&mut rest)?;
+        let mut program = Vec::new();
         // Each takes eight bytes, so there cannot be more than the file has.
-        let program = (0..count).map(|_| number(&mut rest)).collect::<Option<_>>()?;
-        map.insert(std::str::from_utf8(name).ok()?.to_ascii_lowercase(), program);
+        for _ in 0..number(&mut rest)? {
+            program.push(number(&mut rest)?);
+        }
+        for ((own, place), is_known) in NAMES.into_iter().zip(&mut *programs).zip(&mut known) {
+            if name.eq_ignore_ascii_case(own.as_bytes()) {
+                (*place, *is_known) = (std::mem::take(&mut program), true);
+            }
+        }
     }
-    rest.is_empty().then_some(map)
+    rest.is_empty().then_some(known)
 }
 
 fn number(rest: &mut &[u8]) -> Option<u64> {

@@ -15,9 +15,10 @@ pub mod tables;
 
 use std::io;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use clap::ValueEnum;
+use devices::fatal;
 
 use custom::Custom;
 pub use custom::CustomError;
@@ -85,6 +86,26 @@ pub struct Filters {
     custom: Option<Arc<Custom>>,
     has_vsock: bool,
     may_rebuild: bool,
+    others: Arc<Others>,
+}
+
+/// The threads besides the main one.
+#[derive(Debug, Default)]
+struct Others {
+    count: Mutex<Count>,
+    changed: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct Count {
+    announced: usize,
+    confined: usize,
+}
+
+impl Others {
+    fn count(&self) -> MutexGuard<'_, Count> {
+        self.count.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 impl Filters {
@@ -126,20 +147,54 @@ impl Filters {
         Ok(())
     }
 
-    /// Confines the calling thread for good.
+    /// A thread is about to begin that will confine itself.
+    pub fn announce(&self) {
+        self.others.count().announced += 1;
+    }
+
+    /// Waits until all threads that were announced have confined themselves, or could not.
+    pub fn wait_for_others(&self) {
+        let mut count = self.others.count();
+        while count.confined < count.announced {
+            count = self.others.changed.wait(count).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
+    /// Confines the calling thread for good, which was announced if it is not the main one.
     ///
     /// # Errors
     /// When the kernel refuses.
     pub fn confine(&self, thread: Thread) -> Result<(), SeccompError> {
+        let outcome = self.install(thread);
+        if thread != Thread::Main {
+            self.others.count().confined += 1;
+            self.others.changed.notify_all();
+        }
+        outcome
+    }
+
+    fn install(&self, thread: Thread) -> Result<(), SeccompError> {
         match self.mode {
             Mode::Off => return Ok(()),
-            Mode::Kill => sys::install(self.program(thread))?,
-            Mode::Log => sys::install(&with_log(self.program(thread)))?,
+            Mode::Kill => sys::install(&self.own_program(thread))?,
+            Mode::Log => sys::install(&with_log(&self.own_program(thread)))?,
         }
         Ok(())
     }
 
-    /// The filter of a thread, as instructions of the kernel's `struct sock_filter`.
+    /// The filter of a thread, in which this process has its number.
+    fn own_program(&self, thread: Thread) -> Vec<u64> {
+        let mut program = self.program(thread).to_vec();
+        if self.custom.is_none() {
+            let (unknown, own) =
+                (u64::from(tables::PROCESS), u64::from(fatal::process().unsigned_abs()));
+            let named = program.iter_mut().filter(|it| **it >> 32 == unknown);
+            named.for_each(|it| *it = *it & 0xffff_ffff | own << 32);
+        }
+        program
+    }
+
+    /// The filter of a thread, as instructions of the kernel's `struct sock_filter`, for a process without a number.
     #[must_use]
     pub fn program(&self, thread: Thread) -> &[u64] {
         if let Some(custom) = &self.custom {

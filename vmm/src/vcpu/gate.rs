@@ -73,6 +73,8 @@ impl<M> Gate<M> {
         let mut state = self.lock();
         (state.given, state.left) = (Some(machine), None);
         self.wish.store(Wish::Run as u8, Ordering::Release);
+        // Whoever wakes up finds it unlocked.
+        drop(state);
         self.changed.notify_all();
     }
 

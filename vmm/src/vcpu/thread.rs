@@ -16,6 +16,7 @@ use std::thread::Builder;
 
 use devices::bus::Effect;
 use devices::event::chain;
+use devices::fatal;
 use devices::metrics::Numbers;
 use kvm_bindings::{KVM_SYSTEM_EVENT_RESET, KVM_SYSTEM_EVENT_SHUTDOWN};
 use kvm_ioctls::VcpuFd;
@@ -84,10 +85,9 @@ struct ThreadId {
 
 impl ThreadId {
     fn own() -> Self {
-        // SAFETY: takes nothing and cannot fail.
-        let process = unsafe { libc::getpid() };
+        let process = fatal::process();
         // The function of that name need not be in a static program: the standard library does without it, too.
-        // SAFETY: as above.
+        // SAFETY: takes nothing and cannot fail.
         let thread = unsafe { libc::syscall(libc::SYS_gettid) };
         Self { process, thread }
     }
@@ -108,6 +108,7 @@ impl VcpuThread {
     pub fn start(index: u16, pin: Option<u16>, filters: Filters) -> io::Result<Self> {
         let all = Self { gate: Arc::new(Gate::new()), id: Arc::default(), exits: Arc::default() };
         let own = all.clone();
+        filters.announce();
         Builder::new().name(format!("vcpu {index}")).spawn(move || {
             own.id.get_or_init(ThreadId::own);
             own.live(index, pin, &filters)
@@ -194,12 +195,12 @@ impl VcpuThread {
 }
 
 fn prepare(index: u16, pin: Option<u16>, filters: &Filters) -> Result<(), String> {
-    if let Some(cpu) = pin {
-        CpuSet::new(&[cpu])
-            .pin_this_thread()
-            .map_err(|error| format!("vcpu {index} cannot be put on CPU {cpu}: {error}"))?;
-    }
-    filters.confine(Thread::Vcpu).map_err(|error| format!("vcpu {index}: {}", chain(&error)))
+    let pinned = pin.map_or(Ok(()), |cpu| {
+        let failed = |error| format!("vcpu {index} cannot be put on CPU {cpu}: {error}");
+        CpuSet::new(&[cpu]).pin_this_thread().map_err(failed)
+    });
+    filters.confine(Thread::Vcpu).map_err(|error| format!("vcpu {index}: {}", chain(&error)))?;
+    pinned
 }
 
 fn run(setup: &mut VcpuSetup, gate: &Gate<VcpuSetup>, exits: &Exits) {

@@ -35,7 +35,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 pub use port::ConsolePort;
-pub use terminal::{Terminal, restore_now, terminal_fd};
+pub use terminal::{Terminal, has_terminal, restore_now, terminal_fd};
 
 use super::socket::{SocketError, SocketFile};
 use crate::event::Interest;

@@ -10,6 +10,7 @@ use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::path::PathBuf;
 
 use super::Size;
+use crate::fatal;
 
 /// Waits up to `timeout_ms` for `events` on `fd`; returns what is so (0: nothing), hang-up and error
 /// included.
@@ -48,18 +49,14 @@ pub(super) fn raw(settings: &libc::termios) -> libc::termios {
 pub(super) fn is_foreground(fd: RawFd) -> bool {
     // SAFETY: a bad descriptor only makes the call fail.
     let foreground = unsafe { libc::tcgetpgrp(fd) };
-    // SAFETY: getpgrp has no preconditions and cannot fail.
-    let own = unsafe { libc::getpgrp() };
-    foreground < 0 || foreground == own
+    foreground < 0 || foreground == fatal::group()
 }
 
 /// Whether this process is to put back the settings of the terminal `fd`: as [`is_foreground`]. A process that does
 /// not see its own group, because it is in a PID namespace of its own, leaves that to its parent, which does.
 /// Async-signal-safe.
 pub(super) fn is_ours_to_restore(fd: RawFd) -> bool {
-    // SAFETY: getpgrp has no preconditions and cannot fail.
-    let own = unsafe { libc::getpgrp() };
-    own != 0 && is_foreground(fd)
+    fatal::group() != 0 && is_foreground(fd)
 }
 
 /// Lets this process write to a terminal that it does not own at present, and makes reading from it an

@@ -10,16 +10,20 @@
 
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicPtr, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicPtr, Ordering};
 
 use super::sys;
+use crate::fatal::{self, Previous};
 
 /// What [`restore_now`] puts back, null when there is nothing. Each value is leaked: a signal handler may
 /// be reading it on another thread at any time. A process has one terminal, so that is 64 bytes.
 static RESTORE: AtomicPtr<Restore> = AtomicPtr::new(std::ptr::null_mut());
 
-/// Where the fatal signals went before, to go there again.
-static PREVIOUS: OnceLock<Vec<(libc::c_int, libc::sigaction)>> = OnceLock::new();
+/// There is, or was, a terminal.
+static EXISTS: AtomicBool = AtomicBool::new(false);
+
+/// Where the fatal signals went before, to go on there.
+static PREVIOUS: OnceLock<Vec<(libc::c_int, Previous)>> = OnceLock::new();
 
 /// Signals that end a process out of the blue; the orderly ones are the event loop's business.
 const FATAL: [libc::c_int; 8] = [
@@ -48,6 +52,7 @@ impl Terminal {
     /// Takes `fd`, which is a terminal, and changes nothing yet.
     #[must_use]
     pub fn new(fd: OwnedFd) -> Self {
+        EXISTS.store(true, Ordering::Relaxed);
         Self { fd, saved: None }
     }
 
@@ -111,6 +116,12 @@ pub fn restore_now() {
     }
 }
 
+/// Whether this process has taken a terminal into its care.
+#[must_use]
+pub fn has_terminal() -> bool {
+    EXISTS.load(Ordering::Relaxed)
+}
+
 /// The descriptor that [`restore_now`] uses, when there is something to restore.
 #[must_use]
 pub fn terminal_fd() -> Option<RawFd> {
@@ -127,19 +138,11 @@ fn publish(restore: Restore) {
 }
 
 /// Installs [`on_fatal`]; returns what was installed before.
-fn watch_fatal_signals() -> Vec<(libc::c_int, libc::sigaction)> {
-    let handler: extern "C" fn(libc::c_int, *mut libc::siginfo_t, *mut libc::c_void) = on_fatal;
-    // SAFETY: all zeroes is a valid sigaction: default action, empty mask, no flags.
-    let mut action: libc::sigaction = unsafe { std::mem::zeroed() };
-    action.sa_sigaction = handler as libc::sighandler_t;
-    // The stack may be what ran out.
-    action.sa_flags = libc::SA_SIGINFO | libc::SA_ONSTACK;
+fn watch_fatal_signals() -> Vec<(libc::c_int, Previous)> {
     let mut previous = Vec::with_capacity(FATAL.len());
     for signal in FATAL {
-        // SAFETY: as above.
-        let mut old = unsafe { std::mem::zeroed() };
-        // SAFETY: both point to valid sigactions, and `on_fatal` makes async-signal-safe calls only.
-        if unsafe { libc::sigaction(signal, &raw const action, &raw mut old) } == 0 {
+        // SAFETY: `on_fatal` makes async-signal-safe calls only.
+        if let Ok(Some(old)) = unsafe { fatal::watch(signal, on_fatal) } {
             previous.push((signal, old));
         }
     }
@@ -150,31 +153,21 @@ fn watch_fatal_signals() -> Vec<(libc::c_int, libc::sigaction)> {
 extern "C" fn on_fatal(
     signal: libc::c_int,
     info: *mut libc::siginfo_t,
-    _context: *mut libc::c_void,
+    context: *mut libc::c_void,
 ) {
     restore_now();
-    // When the signal comes while the table is being made, nothing is known to go back to but the default.
+    // When the signal comes while the table is being made, nothing is known to go on to.
     let known = PREVIOUS.get().map(Vec::as_slice).unwrap_or_default();
-    if let Some((_, old)) = known.iter().find(|(s, _)| *s == signal) {
-        // SAFETY: `old` is what sigaction gave us for this very signal.
-        unsafe { libc::sigaction(signal, old, std::ptr::null_mut()) };
-    } else {
-        // SAFETY: the default action needs no handler.
-        unsafe { libc::signal(signal, libc::SIG_DFL) };
+    if let Some((_, old)) = known.iter().find(|(s, old)| *s == signal && old.is_handler()) {
+        // SAFETY: the arguments are this handler's.
+        return unsafe { old.pass_on(signal, info, context) };
     }
     // SAFETY: with SA_SIGINFO the kernel passes a valid siginfo.
     let code = unsafe { (*info).si_code };
     let is_fault = matches!(signal, libc::SIGBUS | libc::SIGFPE | libc::SIGILL | libc::SIGSEGV);
     // A real fault happens again when we return, with all its details; anything else must be sent again.
     if !is_fault || code <= 0 {
-        // SAFETY: raise has no preconditions; the signal is delivered when this handler returns.
-        unsafe { libc::raise(signal) };
-        // The first process of a PID namespace has no default actions for signals of its own; faults do end it.
-        // SAFETY: takes nothing and cannot fail.
-        if unsafe { libc::getpid() } == 1 {
-            // SAFETY: ends the process without running anything of it; the status is a shell's for the signal.
-            unsafe { libc::_exit(128 + signal) };
-        }
+        fatal::send_again(signal);
     }
 }
 

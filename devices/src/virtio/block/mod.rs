@@ -20,7 +20,7 @@ use virtio_bindings::virtio_blk::{
 use super::DeviceType;
 use super::device::{ActivateError, Activation, QueueHandler, VirtioDevice, read_config_bytes};
 use crate::backend::disk::Disk;
-use crate::backend::disk::io::{DiskIo, Engine};
+use crate::backend::disk::io::{DiskIo, Engine, Rings};
 use crate::memory::GuestMemory;
 use crate::rate_limiter::Limiter;
 
@@ -79,6 +79,8 @@ pub struct BlockOptions {
     pub queues: NonZeroU16,
     /// How transfers are made.
     pub engine: Engine,
+    /// What [`Engine::IoUring`] makes them with.
+    pub rings: Rings,
     /// What all queues together are limited by.
     pub limiter: Arc<Limiter>,
 }
@@ -99,9 +101,9 @@ impl Block {
     /// A device as `options` say.
     #[must_use]
     pub fn new(options: BlockOptions) -> Self {
-        let engine = options.engine;
+        let (engine, rings) = (options.engine, options.rings.clone());
         let open_io = Box::new(move |disk: &Arc<Disk>, depth, memory: &_| {
-            disk.open_io(engine, depth, memory)
+            disk.open_io(engine, &rings, depth, memory)
         });
         Self::with_io(options, open_io)
     }

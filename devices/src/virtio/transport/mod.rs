@@ -7,7 +7,7 @@
 pub mod mmio;
 mod state;
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
@@ -39,7 +39,8 @@ type ActivationFailure = Box<dyn std::error::Error + Send + Sync>;
 /// A device, its registers and its life cycle.
 pub struct Transport {
     name: String,
-    device: Box<dyn VirtioDevice>,
+    /// Never contended: the loop that serves the device has it while this transport waits for that.
+    device: Arc<Mutex<Box<dyn VirtioDevice>>>,
     host: Box<dyn DeviceHost>,
     memory: GuestMemory,
     interrupt: Interrupt,
@@ -68,7 +69,7 @@ impl Transport {
         let queues = vec![QueueConfig::default(); device.queue_sizes().len()];
         Self {
             name,
-            device,
+            device: Arc::new(Mutex::new(device)),
             host,
             memory,
             interrupt,
@@ -83,9 +84,8 @@ impl Transport {
     }
 
     /// The device behind this transport.
-    #[must_use]
-    pub fn device(&self) -> &dyn VirtioDevice {
-        &*self.device
+    pub fn device(&self) -> MutexGuard<'_, Box<dyn VirtioDevice>> {
+        lock(&self.device)
     }
 
     /// The device's interrupt.
@@ -97,7 +97,7 @@ impl Transport {
     /// All features on offer.
     #[must_use]
     pub fn offered_features(&self) -> u64 {
-        self.device.features() | feature::COMMON
+        self.device().features() | feature::COMMON
     }
 
     /// How many register writes were refused because they came at the wrong time.
@@ -133,7 +133,7 @@ impl Transport {
     #[must_use]
     pub fn max_queue_size(&self, index: u32) -> u16 {
         let index = usize::try_from(index).unwrap_or(usize::MAX);
-        self.device.queue_sizes().get(index).copied().unwrap_or(0)
+        self.device().queue_sizes().get(index).copied().unwrap_or(0)
     }
 
     /// The registers of queue `index`.
@@ -175,7 +175,7 @@ impl Transport {
 
     /// Reads the configuration space.
     pub fn read_config(&self, offset: u64, data: &mut [u8]) {
-        self.device.read_config(offset, data);
+        self.device().read_config(offset, data);
     }
 
     /// Writes the configuration space; only a driver that announced itself may.
@@ -183,7 +183,7 @@ impl Transport {
         if self.status & status::DRIVER == 0 || self.status & status::FAILED != 0 {
             return self.refuse("the configuration space");
         }
-        self.device.write_config(offset, data);
+        self.device().write_config(offset, data);
     }
 
     /// The driver writes the status register: 0 resets, anything else may only add the next bit.
@@ -229,8 +229,10 @@ impl Transport {
     /// answered. The driver sees nothing of it.
     pub fn pause(&mut self) {
         if let Some(mut worker) = self.host.stop() {
-            worker.quiesce();
-            self.resting = Some(worker);
+            self.resting = self.on_loop(move || {
+                worker.quiesce();
+                worker
+            });
         }
     }
 
@@ -241,7 +243,7 @@ impl Transport {
         let is_restored = std::mem::take(&mut self.is_restored);
         if let Err(error) = self.host.start(worker) {
             log::error!("{}: cannot go on after a pause: {error}", self.name);
-            self.kicks.clear();
+            self.close_kicks();
             self.interrupt.needs_reset();
         } else if is_restored {
             // An interrupt may have been on its way while the machine was saved, and what the host offers may be
@@ -253,10 +255,10 @@ impl Transport {
     /// Stops the device and forgets everything that the driver set.
     pub fn reset(&mut self) {
         if let Some(worker) = self.resting.take().or_else(|| self.host.stop()) {
-            drop(worker.stop());
+            self.on_loop(move || drop(worker.stop()));
         }
         self.is_restored = false;
-        self.kicks.clear();
+        self.close_kicks();
         self.interrupt.reset();
         self.status = 0;
         self.driver_features = 0;
@@ -279,50 +281,94 @@ impl Transport {
     fn activate(&mut self) {
         if let Err(error) = self.try_activate() {
             log::warn!("{}: cannot be activated: {}", self.name, crate::event::chain(&*error));
-            self.kicks.clear();
+            self.close_kicks();
             self.interrupt.needs_reset();
         }
     }
 
     fn try_activate(&mut self) -> Result<(), ActivationFailure> {
-        let worker = self.make_worker(&[])?;
+        let start = self.start();
+        let worker = self.on_loop(move || start.worker(&[])).ok_or("its loop has ended")??;
+        self.kicks = worker.kicks().to_vec();
         Ok(self.host.start(worker)?)
     }
 
-    /// Activates the device. `answered`: how many chains of each queue were answered before, where it is not 0.
-    fn make_worker(&mut self, answered: &[u16]) -> Result<Worker, ActivationFailure> {
-        let mut answered = answered.iter();
-        let mut queues = Vec::with_capacity(self.queues.len());
-        let mut worker_kicks = Vec::with_capacity(self.queues.len());
-        let sizes = self.device.queue_sizes().to_vec();
-        for ((index, &config), max_size) in (0_u16..).zip(&self.queues).zip(sizes) {
-            let answered = answered.next().copied().unwrap_or(0);
-            if !config.ready {
-                queues.push(None);
-                continue;
-            }
-            let kick = Arc::new(EventFd::new(EFD_NONBLOCK)?);
-            worker_kicks.push((index, kick.clone()));
-            self.kicks.push((index, kick.clone()));
-            let doorbells = (kick, self.interrupt.clone());
-            let memory = self.memory.clone();
-            let features = self.driver_features;
-            let queue = Queue::new(index, max_size, config, features, memory, doorbells)?;
-            queues.push(Some(queue.starting_at(answered)));
-        }
-        let handlers = self.device.activate(Activation {
+    /// All that it takes to start the device as its driver has set it up.
+    fn start(&self) -> Start {
+        Start {
+            name: self.name.clone(),
+            device: self.device.clone(),
             memory: self.memory.clone(),
-            features: self.driver_features,
-            queues,
             interrupt: self.interrupt.clone(),
-        })?;
-        Ok(Worker::new(self.name.clone(), handlers, worker_kicks, self.interrupt.clone()))
+            features: self.driver_features,
+            queues: self.queues.clone(),
+        }
+    }
+
+    fn close_kicks(&mut self) {
+        let kicks = std::mem::take(&mut self.kicks);
+        if !kicks.is_empty() {
+            self.on_loop(move || drop(kicks));
+        }
+    }
+
+    /// What comes of `work` on the loop that serves the device; `None` when there is none any more.
+    fn on_loop<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> Option<T> {
+        let place = Arc::new(Mutex::new(None));
+        let result = place.clone();
+        self.host.on_loop(Box::new(move || *lock(&place) = Some(work())));
+        lock(&result).take()
     }
 
     fn refuse(&mut self, what: &str) {
         self.refused += 1;
         log::debug!("{}: driver wrote {what} at the wrong time", self.name);
     }
+}
+
+/// All that it takes to start a device.
+struct Start {
+    name: String,
+    device: Arc<Mutex<Box<dyn VirtioDevice>>>,
+    memory: GuestMemory,
+    interrupt: Interrupt,
+    features: u64,
+    queues: Vec<QueueConfig>,
+}
+
+impl Start {
+    /// Activates the device. `answered`: how many chains of each queue were answered before, where it is not 0.
+    fn worker(self, answered: &[u16]) -> Result<Worker, ActivationFailure> {
+        let Self { name, device, memory, interrupt, features, queues: configs } = self;
+        let mut device = lock(&device);
+        let mut answered = answered.iter();
+        let mut queues = Vec::with_capacity(configs.len());
+        let mut kicks = Vec::with_capacity(configs.len());
+        let sizes = device.queue_sizes().to_vec();
+        for ((index, config), max_size) in (0_u16..).zip(configs).zip(sizes) {
+            let answered = answered.next().copied().unwrap_or(0);
+            if !config.ready {
+                queues.push(None);
+                continue;
+            }
+            let kick = Arc::new(EventFd::new(EFD_NONBLOCK)?);
+            kicks.push((index, kick.clone()));
+            let doorbells = (kick, interrupt.clone());
+            let queue = Queue::new(index, max_size, config, features, memory.clone(), doorbells)?;
+            queues.push(Some(queue.starting_at(answered)));
+        }
+        let handlers = device.activate(Activation {
+            memory,
+            features,
+            queues,
+            interrupt: interrupt.clone(),
+        })?;
+        Ok(Worker::new(name, handlers, kicks, interrupt))
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]

@@ -45,7 +45,7 @@ impl Transport {
             queue.set("next_used", position.map_or(0, |(_, position)| position.next_used));
             state.put(&format!("queue.{index}."), queue);
         }
-        state.put(DEVICE, self.device.save());
+        state.put(DEVICE, self.device().save());
         Ok(state)
     }
 
@@ -70,7 +70,7 @@ impl Transport {
         let status = state.checked("status", 0, wanted, |status| is_possible(*status))?;
         let needs_reset = state.flag("needs_reset", false)?;
         let works = status & status::DRIVER_OK != 0 && !needs_reset;
-        self.device.restore(&state.part(DEVICE), works)?;
+        self.device().restore(&state.part(DEVICE), works)?;
         self.driver_features = state.number("driver_features", 0)?;
         if status & status::FEATURES_OK != 0 && !self.are_features_acceptable() {
             let (accepted, offered) = (self.driver_features, self.offered_features());
@@ -84,7 +84,9 @@ impl Transport {
         self.refused = state.number("refused", 0)?;
         self.status = status;
         if works {
-            let worker = self.make_worker(&positions).map_err(StateError::Start)?;
+            // By whoever restores: there need be no loop yet.
+            let worker = self.start().worker(&positions).map_err(StateError::Start)?;
+            self.kicks = worker.kicks().to_vec();
             worker.kick_all();
             self.resting = Some(worker);
             self.is_restored = true;

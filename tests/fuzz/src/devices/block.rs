@@ -6,7 +6,7 @@ use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use devices::backend::disk::io::Engine;
+use devices::backend::disk::io::{Engine, Rings};
 use devices::backend::disk::{Disk, DiskOptions};
 use devices::rate_limiter::{Limiter, Limits};
 use devices::virtio::block::{Block, BlockControl, BlockOptions};
@@ -70,6 +70,7 @@ impl Subject for Storage {
             disk,
             queues: NonZeroU16::MIN.saturating_add(input.below(2) as u16),
             engine: Engine::Sync,
+            rings: Rings::default(),
             limiter: Limiter::new(Limits::NONE),
         });
         self.control = Some(block.control());

@@ -1,7 +1,8 @@
-//! The thread's life: it serves, rests where the process needs to have no other thread, and ends.
+//! The thread's life: it serves, and rests: for the time in which the process forks, or for good.
 
 use std::io;
-use std::thread::{Builder, JoinHandle};
+use std::sync::Arc;
+use std::thread::Builder;
 use std::time::Duration;
 
 use devices::backend::socket::SocketFile;
@@ -11,12 +12,13 @@ use super::{Order, STACK, Server, Worker, ring_bell};
 use crate::api::ApiError;
 use crate::events::Exit;
 use crate::seccomp::Thread;
+use crate::threads::{Handover, rest_for_good};
 
 pub(super) enum State {
     /// Clients wait.
     AtRest(Box<Worker>),
-    /// They are served by this thread, which hands the work back when it is to rest.
-    Serving(JoinHandle<Option<Box<Worker>>>),
+    /// They are served by a thread, which hands the work back when it is to rest.
+    Serving(Arc<Handover<Option<Box<Worker>>>>),
     Over,
 }
 
@@ -29,35 +31,43 @@ impl Server {
         match std::mem::replace(&mut self.state, State::Over) {
             State::AtRest(worker) => {
                 let filters = self.filters.clone();
-                let thread = Builder::new()
-                    .name("api".to_owned())
-                    .stack_size(STACK)
-                    .spawn(move || match filters.confine(Thread::Api) {
+                filters.announce();
+                let served = Arc::new(Handover::default());
+                let back = served.clone();
+                let serve = move || {
+                    let worker = match filters.confine(Thread::Api) {
                         Ok(()) => worker.run(),
                         Err(error) => {
                             log::error!("the API is not served: {}", chain(&error));
                             None
                         }
-                    })
+                    };
+                    back.give(worker);
+                    rest_for_good()
+                };
+                Builder::new()
+                    .name("api".to_owned())
+                    .stack_size(STACK)
+                    .spawn(serve)
                     .map_err(ApiError::Host)?;
-                self.state = State::Serving(thread);
+                self.state = State::Serving(served);
             }
             other => self.state = other,
         }
         Ok(())
     }
 
-    /// Lets clients wait, without a thread, until [`Self::go_on`].
+    /// Lets clients wait until [`Self::go_on`]. The thread holds nothing and does nothing any more.
     ///
     /// # Errors
     /// [`ApiError::Host`] when the thread had ended by itself.
     pub fn rest(&mut self) -> Result<(), ApiError> {
         match std::mem::replace(&mut self.state, State::Over) {
-            State::Serving(thread) => {
+            State::Serving(served) => {
                 // Fails only when the thread is gone.
                 let _ = self.to.send(Order::Rest);
                 ring_bell(&self.bell);
-                let worker = thread.join().ok().flatten();
+                let worker = served.take();
                 let gone = || ApiError::Host(io::ErrorKind::BrokenPipe.into());
                 self.state = State::AtRest(worker.ok_or_else(gone)?);
             }
@@ -78,12 +88,12 @@ impl Server {
     }
 
     fn end(&mut self, exit: Option<Exit>, patience: Duration) {
-        if let State::Serving(thread) = std::mem::replace(&mut self.state, State::Over) {
+        if let State::Serving(served) = std::mem::replace(&mut self.state, State::Over) {
             // Fails only when the thread is gone.
             let _ = self.to.send(Order::Finish(exit, patience));
             ring_bell(&self.bell);
             // With panic = "abort" a thread cannot end by panicking.
-            let _ = thread.join();
+            drop(served.take());
         }
     }
 }

@@ -6,6 +6,7 @@
 
 mod bounce;
 mod clear;
+mod rings;
 mod sync;
 mod uring;
 
@@ -16,6 +17,7 @@ use std::sync::Arc;
 use super::Disk;
 use crate::memory::{GuestMemory, Segment};
 
+pub use rings::Rings;
 use sync::SyncIo;
 use uring::UringIo;
 
@@ -26,8 +28,8 @@ pub enum Engine {
     /// data in the page cache. A slow disk holds up everything else on that loop.
     #[default]
     Sync,
-    /// An io_uring per queue: many transfers at once, and the loop never waits for the disk. Where the
-    /// host forbids it, the synchronous engine takes its place.
+    /// An io_uring per queue, one of [`Rings`]: many transfers at once, and the loop never waits for the disk. Where
+    /// the host forbids it, the synchronous engine takes its place.
     IoUring,
 }
 
@@ -120,11 +122,13 @@ pub trait DiskIo: Send {
 }
 
 impl Disk {
-    /// An engine for one queue with at most `depth` operations in flight on the guest's `memory`.
+    /// An engine for one queue with at most `depth` operations in flight on the guest's `memory`; it borrows one of
+    /// `rings` if it needs one.
     #[must_use]
     pub fn open_io(
         self: &Arc<Self>,
         engine: Engine,
+        rings: &Rings,
         depth: u16,
         memory: &GuestMemory,
     ) -> Box<dyn DiskIo> {
@@ -132,7 +136,7 @@ impl Disk {
         if engine == Engine::Sync {
             return Box::new(sync);
         }
-        match UringIo::open(self, depth, memory) {
+        match UringIo::open(rings, self, depth, memory) {
             Ok(ring) => Box::new(ring),
             Err(error) => {
                 log::warn!(

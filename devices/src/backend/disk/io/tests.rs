@@ -1,5 +1,6 @@
 //! Both engines on real files: transfers, ranges, alignment, failures.
 
+use std::num::NonZeroU16;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
@@ -35,7 +36,7 @@ fn open(file: &TempFile) -> Disk {
 fn rig(engine: Engine, disk: Disk) -> Rig {
     let memory = guest_memory(1 << 20);
     let disk = Arc::new(disk);
-    let io = disk.open_io(engine, 8, &memory);
+    let io = disk.open_io(engine, &Rings::for_queues(NonZeroU16::MIN), 8, &memory);
     Rig { memory, disk, io }
 }
 
@@ -284,7 +285,7 @@ fn a_part_of_a_block_is_replaced_when_no_other_is() {
     let turn = disk.partial_write.lock().unwrap();
     std::thread::scope(|scope| {
         scope.spawn(|| {
-            let mut io = disk.open_io(Engine::Sync, 1, &guest_memory(4096));
+            let mut io = disk.open_io(Engine::Sync, &Rings::default(), 1, &guest_memory(4096));
             let segment = [Segment { address: GuestAddress(0), len: 512 }];
             let op = Op::Write { offset: 0, start: 0, len: 512 };
             assert!(matches!(io.start(0, op, &segment), Started::Done(Ok(512))));
@@ -311,7 +312,7 @@ fn neighbours_in_one_block_do_not_undo_each_other() {
             let disk = disk.clone();
             scope.spawn(move || {
                 let memory = guest_memory(4096);
-                let mut io = disk.open_io(Engine::Sync, 1, &memory);
+                let mut io = disk.open_io(Engine::Sync, &Rings::default(), 1, &memory);
                 let op = Op::Write { offset: 512 * sector, start: 0, len: 512 };
                 let segment = [Segment { address: GuestAddress(0), len: 512 }];
                 for value in 1..=100 {
@@ -330,7 +331,25 @@ fn neighbours_in_one_block_do_not_undo_each_other() {
 fn a_ring_that_cannot_be_had_is_replaced() {
     let file = temp_file();
     let memory = guest_memory(4096);
-    // No kernel gives a ring of no entries.
-    let io = Arc::new(open(&file)).open_io(Engine::IoUring, 0, &memory);
-    assert_eq!(io.completion_fd(), None);
+    let disk = Arc::new(open(&file));
+    let none = disk.open_io(Engine::IoUring, &Rings::default(), 8, &memory);
+    assert_eq!(none.completion_fd(), None);
+}
+
+#[test]
+fn a_ring_is_lent_to_one_engine_after_the_other() {
+    let memory = guest_memory(4096);
+    let rings = Rings::for_queues(NonZeroU16::MIN);
+    let ring_for = |file| {
+        let disk = Arc::new(open(file));
+        let [io, other] = [0; 2].map(|_| disk.open_io(Engine::IoUring, &rings, 8, &memory));
+        assert_eq!(other.completion_fd(), None, "it is lent twice");
+        io.completion_fd()
+    };
+    let files = [temp_file(), temp_file()];
+    let [first, second] = [ring_for(&files[0]), ring_for(&files[1])];
+    assert_eq!(first, second);
+    // A ring that nobody uses holds no disk.
+    let left = files.map(|file| Disk::open(file.as_path(), DiskOptions::default()).is_ok());
+    assert_eq!(left, [true, true]);
 }

@@ -2,48 +2,36 @@
 //! any order. A read that comes alone is tried without the ring first: what the page cache has is there at
 //! once, for the price of the plainest call.
 //!
-//! The ring can do nothing but transfers on this one disk: before it is enabled it is restricted to a
-//! handful of operations on the one file registered with it. Whoever waits for completions watches the
-//! ring's own descriptor, so that there is no eventfd to read.
+//! The ring is borrowed ([`Rings`]) and can do nothing but transfers on this one disk. Whoever waits for completions
+//! watches the ring's own descriptor, so that there is no eventfd to read.
 
 #![expect(unsafe_code, reason = "the kernel is given pointers that it follows after the call")]
 
 use std::io;
+use std::mem::ManuallyDrop;
+use std::ops::{Deref, DerefMut};
 use std::os::fd::{AsFd, AsRawFd, RawFd};
 use std::sync::Arc;
 
-use io_uring::squeue::Flags;
 use io_uring::types::{Fixed, FsyncFlags};
-use io_uring::{IoUring, opcode, register::Restriction, squeue};
+use io_uring::{IoUring, opcode, squeue};
 
 use super::super::Disk;
 use super::clear::Way;
+use super::rings::{NO_FILE, Rings};
 use super::sync::SyncIo;
 use super::{DiskIo, Op, Outcome, Started};
-use crate::backend::uring;
 use crate::guest_io::IoVecs;
 use crate::memory::{Buffers, GuestMemory, Segment};
 
 /// The disk's place in the ring's table of files.
 const DISK: Fixed = Fixed(0);
-/// Everything that the ring may be asked for.
-const OPERATIONS: [u8; 6] = [
-    opcode::Read::CODE,
-    opcode::Readv::CODE,
-    opcode::Write::CODE,
-    opcode::Writev::CODE,
-    opcode::Fsync::CODE,
-    opcode::Fallocate::CODE,
-];
 /// The most that one transfer moves (`MAX_RW_COUNT`); the rest is a short transfer.
 const MAX_TRANSFER: usize = 0x7fff_f000;
 
-/// The one thing that may be done to the ring later: replacing the file (`IORING_REGISTER_FILES_UPDATE`).
-const REPLACE_FILE: u8 = 6;
-
 /// A ring for one queue.
 pub(super) struct UringIo {
-    ring: IoUring,
+    ring: Borrowed,
     /// The ring is for a disk that is not in use any more.
     is_ring_stale: bool,
     slots: Vec<Slot>,
@@ -56,6 +44,14 @@ pub(super) struct UringIo {
     always_waits: bool,
     /// Does what the ring cannot, and keeps the disk open and the guest's memory mapped.
     sync: SyncIo,
+}
+
+/// A ring that goes back to where it came from.
+struct Borrowed {
+    ring: ManuallyDrop<IoUring>,
+    owner: Rings,
+    /// Nobody knows what is in flight.
+    is_lost: bool,
 }
 
 /// What belongs to one token.
@@ -82,21 +78,19 @@ struct Pending {
 }
 
 impl UringIo {
-    /// A ring for `depth` operations at a time.
+    /// One of `rings` for `depth` operations at a time on `disk`.
     ///
     /// # Errors
-    /// When the kernel does not allow io_uring, or is too old to restrict one (before 5.10).
-    pub(super) fn open(disk: &Arc<Disk>, depth: u16, memory: &GuestMemory) -> io::Result<Self> {
-        let ring = uring::disabled(u32::from(depth))?;
-        let submitter = ring.submitter();
-        submitter.register_files(&[disk.file.as_raw_fd()])?;
-        let fixed_file = Flags::FIXED_FILE.bits();
-        let mut restrictions: Vec<_> = OPERATIONS.map(Restriction::sqe_op).into_iter().collect();
-        restrictions.push(Restriction::sqe_flags_allowed(fixed_file));
-        restrictions.push(Restriction::sqe_flags_required(fixed_file));
-        restrictions.push(Restriction::register_op(REPLACE_FILE));
-        submitter.register_restrictions(&mut restrictions)?;
-        submitter.register_enable_rings()?;
+    /// When there is none, or it does not take the disk.
+    pub(super) fn open(
+        rings: &Rings,
+        disk: &Arc<Disk>,
+        depth: u16,
+        memory: &GuestMemory,
+    ) -> io::Result<Self> {
+        let ring = rings.take().ok_or_else(|| io::Error::other("there is no ring"))?;
+        let ring = Borrowed { ring: ManuallyDrop::new(ring), owner: rings.clone(), is_lost: false };
+        ring.submitter().register_files_update(DISK.0, &[disk.file.as_raw_fd()])?;
         let mut slots = Vec::new();
         slots.resize_with(usize::from(depth), Slot::default);
         Ok(Self {
@@ -315,9 +309,36 @@ impl Drop for UringIo {
                 log::error!("disk {:?}: the ring is lost: {error}", self.sync.disk().path());
                 // The kernel may still follow pointers into guest memory, so it stays mapped for good.
                 std::mem::forget(self.sync.memory().clone());
+                self.ring.is_lost = true;
                 return;
             }
             while self.completed().is_some() {}
+        }
+    }
+}
+
+impl Deref for Borrowed {
+    type Target = IoUring;
+
+    fn deref(&self) -> &IoUring {
+        &self.ring
+    }
+}
+
+impl DerefMut for Borrowed {
+    fn deref_mut(&mut self) -> &mut IoUring {
+        &mut self.ring
+    }
+}
+
+impl Drop for Borrowed {
+    fn drop(&mut self) {
+        // A ring keeps its file open, and a disk that is open is locked.
+        let is_empty = self.submitter().register_files_update(DISK.0, &[NO_FILE]).is_ok();
+        // SAFETY: nobody else takes it, and nobody uses it after this.
+        let ring = unsafe { ManuallyDrop::take(&mut self.ring) };
+        if is_empty && !self.is_lost {
+            self.owner.give_back(ring);
         }
     }
 }

@@ -14,7 +14,7 @@ use vmm_sys_util::tempfile::TempFile;
 
 use super::super::config::bit;
 use super::super::{Block, BlockControl, BlockOptions, QueueCounters};
-use crate::backend::disk::io::{DiskIo, Engine, Op, Outcome, Started};
+use crate::backend::disk::io::{DiskIo, Engine, Op, Outcome, Rings, Started};
 use crate::backend::disk::{Disk, DiskOptions};
 use crate::memory::{GuestMemory, Segment};
 use crate::rate_limiter::tests::FakeClock;
@@ -127,12 +127,14 @@ impl Setup {
         if let Some(alignment) = self.alignment {
             disk.set_alignment(alignment);
         }
+        let queues = NonZeroU16::new(self.queues).unwrap();
         BlockOptions {
             id: "disk0".to_owned(),
             serial: Some("serial-1".parse().unwrap()),
             disk: Arc::new(disk),
-            queues: NonZeroU16::new(self.queues).unwrap(),
+            queues,
             engine: self.engine,
+            rings: Rings::for_queues(queues),
             limiter: self.limiter(),
         }
     }
