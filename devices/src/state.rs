@@ -7,6 +7,9 @@
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+/// What a number must be of which nothing else is said.
+const IN_RANGE: &str = "a number in range";
+
 /// A device at rest, as a flat JSON object.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
@@ -60,7 +63,13 @@ impl State {
 
     /// Sets the number `name`.
     pub fn set(&mut self, name: &str, value: impl Into<u64>) {
-        self.0.insert(name.to_owned(), Value::from(value.into()));
+        self.insert(name, value.into());
+    }
+
+    // Devices are saved seldom: what they have in common is there once.
+    #[inline(never)]
+    fn insert(&mut self, name: &str, value: u64) {
+        self.0.insert(name.to_owned(), Value::from(value));
     }
 
     /// The number `name`, or `default` where it is absent.
@@ -68,7 +77,7 @@ impl State {
     /// # Errors
     /// [`StateError::Field`] when it is no number, or none of its type.
     pub fn number<T: TryFrom<u64>>(&self, name: &str, default: T) -> Result<T, StateError> {
-        self.get(name, "a number in range", default, |n| T::try_from(n).ok())
+        self.checked(name, default, IN_RANGE, |_| true)
     }
 
     /// The number `name`, if it is there.
@@ -76,7 +85,8 @@ impl State {
     /// # Errors
     /// As [`Self::number`].
     pub fn optional<T: TryFrom<u64>>(&self, name: &str) -> Result<Option<T>, StateError> {
-        self.get(name, "a number in range", None, |n| T::try_from(n).ok().map(Some))
+        let number = self.get(name, IN_RANGE)?;
+        number.map(|n| T::try_from(n).map_err(|_| self.wrong(name, IN_RANGE))).transpose()
     }
 
     /// The number `name` if it is one that `is_right`; `default` where it is absent. `wanted` says which ones are.
@@ -90,7 +100,9 @@ impl State {
         wanted: &'static str,
         is_right: impl FnOnce(&T) -> bool,
     ) -> Result<T, StateError> {
-        self.get(name, wanted, default, |n| T::try_from(n).ok().filter(is_right))
+        let Some(number) = self.get(name, wanted)? else { return Ok(default) };
+        let right = T::try_from(number).ok().filter(is_right);
+        right.ok_or_else(|| self.wrong(name, wanted))
     }
 
     /// Whether the number `name` is 1; `default` where it is absent.
@@ -98,15 +110,14 @@ impl State {
     /// # Errors
     /// [`StateError::Field`] when it is neither 0 nor 1.
     pub fn flag(&self, name: &str, default: bool) -> Result<bool, StateError> {
-        self.get(name, "0 or 1", default, |n| match n {
-            0 => Some(false),
-            1 => Some(true),
-            _ => None,
-        })
+        let number = self.checked(name, u8::from(default), "0 or 1", |n| *n <= 1)?;
+        Ok(number == 1)
     }
 
     /// That what the state says of `name` is not `wanted`.
     #[must_use]
+    #[cold]
+    #[inline(never)]
     pub fn wrong(&self, name: &str, wanted: &'static str) -> StateError {
         let value = self.0.get(name).map_or_else(|| "absent".to_owned(), Value::to_string);
         StateError::Field { field: name.to_owned(), value, wanted }
@@ -128,17 +139,10 @@ impl State {
         Self(parts.collect())
     }
 
-    fn get<T>(
-        &self,
-        name: &str,
-        wanted: &'static str,
-        default: T,
-        read: impl FnOnce(u64) -> Option<T>,
-    ) -> Result<T, StateError> {
-        match self.0.get(name) {
-            None => Ok(default),
-            Some(value) => value.as_u64().and_then(read).ok_or_else(|| self.wrong(name, wanted)),
-        }
+    #[inline(never)]
+    fn get(&self, name: &str, wanted: &'static str) -> Result<Option<u64>, StateError> {
+        let Some(value) = self.0.get(name) else { return Ok(None) };
+        value.as_u64().map(Some).ok_or_else(|| self.wrong(name, wanted))
     }
 }
 

@@ -10,8 +10,6 @@ mod linger;
 pub mod net;
 pub mod queue;
 pub mod rng;
-#[cfg(test)]
-mod saved;
 mod session;
 pub mod transport;
 pub mod vsock;

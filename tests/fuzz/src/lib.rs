@@ -13,7 +13,7 @@ mod rig;
 mod shadow;
 mod texts;
 
-use devices::{balloon, block, console, echo, metadata, net, rng, vsock};
+use devices::{balloon, block, console, echo, metadata, net, rng, state, vsock};
 use texts::{api, cmdline, config, kernel};
 
 /// Something that bytes are let loose on.
@@ -35,6 +35,7 @@ pub const TARGETS: &[Target] = &[
     Target { name: "rng", run: rng::run },
     Target { name: "vsock", run: vsock::run },
     Target { name: "balloon", run: balloon::run },
+    Target { name: "device-state", run: state::run },
     Target { name: "metadata", run: metadata::run },
     Target { name: "kernel", run: kernel::run },
     Target { name: "cmdline", run: cmdline::run },

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use devices::bus::BusDevice;
 use devices::event::Interest;
+use devices::state::{State, StateError};
 use devices::test_util::fake_interrupt;
 use devices::virtio::device::{DeviceHost, VirtioDevice, Worker};
 use devices::virtio::feature;
@@ -115,17 +116,37 @@ impl Rig {
         }
         let host = Host::default();
         let count = device.queue_sizes().len();
-        let transport = Transport::new(
-            "fuzz".to_owned(),
-            device,
-            Box::new(host.clone()),
-            ram.memory().clone(),
-            fake_interrupt().0,
-        );
+        let transport = in_front_of(device, &host, &ram);
         let shadow = Shadow::new(&ram);
         let next = vec![(0, 0); count];
-        let transport = MmioTransport::new(transport);
         Self { ram, transport, host, shadow, count, next, next_buffer: BUFFERS }
+    }
+
+    /// What a device needs to go on from here. This one does nothing any more.
+    pub fn save(&mut self) -> State {
+        self.transport.transport_mut().pause();
+        self.transport.save().expect("a device at rest")
+    }
+
+    /// Goes on with `device` and what `state` says; `is_true`: what another such device saved just now.
+    ///
+    /// # Errors
+    /// What is wrong with the state.
+    pub fn go_on_with(
+        &mut self,
+        device: Box<dyn VirtioDevice>,
+        state: &State,
+        is_true: bool,
+    ) -> Result<(), StateError> {
+        self.host = Host::default();
+        self.transport = in_front_of(device, &self.host, &self.ram);
+        let restored = self.transport.restore(state);
+        self.transport.transport_mut().resume();
+        if !is_true {
+            self.watch_over();
+            self.shadow.doubt();
+        }
+        restored
     }
 
     /// Resets the device and starts it as a driver would, with those of `features` that are offered; where `odd` has
@@ -401,6 +422,13 @@ impl Rig {
         let configs: Vec<_> = (0..self.count as u32).filter(|_| is_active).map(queue).collect();
         self.shadow.start(&self.ram, &configs);
     }
+}
+
+fn in_front_of(device: Box<dyn VirtioDevice>, host: &Host, ram: &Ram) -> MmioTransport {
+    let (name, memory) = ("fuzz".to_owned(), ram.memory().clone());
+    let interrupt = fake_interrupt().0;
+    let host = Box::new(host.clone());
+    MmioTransport::new(Transport::new(name, device, host, memory, interrupt))
 }
 
 fn config(queue: u64) -> QueueConfig {

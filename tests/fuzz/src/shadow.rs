@@ -87,6 +87,11 @@ impl Shadow {
         self.judge();
     }
 
+    /// From here on, what the device writes may be wrong: it was told lies about what it did before.
+    pub fn doubt(&mut self) {
+        self.is_exact = false;
+    }
+
     /// The driver writes `bytes`.
     pub fn written(&mut self, address: u64, bytes: &[u8]) {
         for (start, copy) in &mut self.copy {

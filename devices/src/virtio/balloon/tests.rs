@@ -1,5 +1,6 @@
 mod free;
 mod inflate;
+mod saved;
 mod statistics;
 mod support;
 

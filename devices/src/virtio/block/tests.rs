@@ -6,6 +6,7 @@ mod faults;
 mod limits;
 mod model;
 mod requests;
+mod saved;
 mod staying;
 mod support;
 mod times;

@@ -1,5 +1,6 @@
 pub(crate) mod fake;
 mod real;
+mod saved;
 
 use std::sync::Arc;
 

@@ -22,7 +22,7 @@ const BURST: usize = 64 << 10;
 
 /// `VIRTIO_VSOCK_EVENT_TRANSPORT_RESET` (virtio 1.3, 5.10.6.7): all connections are gone, and the guest's
 /// address may be another one.
-const TRANSPORT_RESET: u32 = 0;
+pub(super) const TRANSPORT_RESET: u32 = 0;
 
 /// Serves an active device.
 pub(super) struct Handler {

@@ -1,4 +1,5 @@
 pub(super) mod fake;
+mod saved;
 mod volume;
 
 use vm_memory::{Bytes, GuestAddress};

@@ -18,7 +18,12 @@ const MEMORY_MIB: u32 = 16;
 
 /// See the module.
 pub fn run(input: &[u8]) {
-    drive(&mut Taking(None), input);
+    drive(&mut *subject(), input);
+}
+
+/// The balloon.
+pub fn subject() -> Box<dyn Subject> {
+    Box::new(Taking(None))
 }
 
 struct Host {

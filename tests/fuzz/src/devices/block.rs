@@ -22,7 +22,12 @@ const SECTOR: u64 = 512;
 
 /// See the module.
 pub fn run(input: &[u8]) {
-    drive(&mut Storage { control: None, successors: vec![2, 3] }, input);
+    drive(&mut *subject(), input);
+}
+
+/// The disk.
+pub fn subject() -> Box<dyn Subject> {
+    Box::new(Storage { control: None, successors: vec![2, 3] })
 }
 
 /// Files that outlive inputs; no input can make what they hold matter to another. The first two are open already: for

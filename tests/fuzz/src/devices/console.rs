@@ -13,7 +13,12 @@ use crate::rig::{Rig, Subject, drive};
 
 /// See the module.
 pub fn run(input: &[u8]) {
-    drive(&mut Line(None), input);
+    drive(&mut *subject(), input);
+}
+
+/// The console.
+pub fn subject() -> Box<dyn Subject> {
+    Box::new(Line(None))
 }
 
 /// A console and whoever sits in front of it.

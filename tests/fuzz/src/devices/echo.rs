@@ -17,7 +17,12 @@ const MAX_BATCH: usize = 3;
 
 /// Chains of every kind.
 pub fn queue(input: &[u8]) {
-    drive(&mut Echoing, input);
+    drive(&mut *subject(), input);
+}
+
+/// The device that writes back.
+pub fn subject() -> Box<dyn Subject> {
+    Box::new(Echoing)
 }
 
 /// Registers in every order.

@@ -7,4 +7,5 @@ pub mod echo;
 pub mod metadata;
 pub mod net;
 pub mod rng;
+pub mod state;
 pub mod vsock;

@@ -12,7 +12,12 @@ use crate::rig::{Rig, Subject, drive};
 
 /// See the module.
 pub fn run(input: &[u8]) {
-    drive(&mut Entropy { fails: Arc::default() }, input);
+    drive(&mut *subject(), input);
+}
+
+/// The source.
+pub fn subject() -> Box<dyn Subject> {
+    Box::new(Entropy { fails: Arc::default() })
 }
 
 struct Entropy {

@@ -26,9 +26,14 @@ const PROGRAMS: u64 = 64;
 
 /// See the module.
 pub fn run(input: &[u8]) {
+    drive(&mut *subject(), input);
+}
+
+/// The socket device.
+pub fn subject() -> Box<dyn Subject> {
     let bell = EventFd::new(EFD_NONBLOCK).expect("a descriptor");
     let world = World { bell, state: Mutex::default() };
-    drive(&mut Sockets(Arc::new(world)), input);
+    Box::new(Sockets(Arc::new(world)))
 }
 
 /// The host's side, as the input makes it.

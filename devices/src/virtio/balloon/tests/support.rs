@@ -146,6 +146,16 @@ impl Rig {
         rig
     }
 
+    /// The balloon in another machine, whose host has taken note of the same.
+    pub(super) fn copy(&mut self, setup: Setup) -> Self {
+        let reclaim = setup.reclaim();
+        *reclaim.taken.lock().unwrap() = self.reclaim.taken.lock().unwrap().clone();
+        let balloon = setup.balloon_on(reclaim.clone());
+        let control = balloon.control();
+        let running = self.running.copy(Box::new(balloon));
+        Self { memory: running.memory.clone(), running, control, reclaim }
+    }
+
     /// Sends `bytes` by a queue; `false` when the device failed.
     pub(super) fn send(&mut self, queue: u32, bytes: &[u8]) -> bool {
         self.memory.write_slice(bytes, GuestAddress(BUFFER)).unwrap();

@@ -120,7 +120,7 @@ impl Setup {
         }
     }
 
-    fn options(&self, file: &TempFile) -> BlockOptions {
+    pub(super) fn options(&self, file: &TempFile) -> BlockOptions {
         let options = DiskOptions { read_only: self.read_only, direct: self.direct };
         let path = self.device.as_deref().unwrap_or(file.as_path());
         let mut disk = Disk::open(path, options).unwrap();
@@ -172,6 +172,16 @@ impl Setup {
 }
 
 impl Rig {
+    /// The device in another machine, where it is `block` on `file`.
+    pub(super) fn copy(&mut self, block: Block, file: TempFile) -> Self {
+        let (counters, control) = (block.counters().to_vec(), block.control());
+        let running = self.running.copy(Box::new(block));
+        let memory = running.memory.clone();
+        let host = File::options().read(true).write(true).open(file.as_path()).unwrap();
+        let requests = self.requests;
+        Self { memory, running, file: host, counters, control, requests, _temporary: file }
+    }
+
     /// Puts a request on the ring: header, `buffers`, status.
     pub(super) fn send(&mut self, kind: u32, sector: u64, buffers: &[Buffer]) -> Sent {
         let (header, status) = self.place(kind, sector);
@@ -275,6 +285,8 @@ pub(super) struct ScriptState {
     pub(super) at_once: VecDeque<Outcome>,
     /// What the driver does whenever `submit` is called.
     pub(super) at_submit: Option<Box<dyn FnMut() + Send>>,
+    /// Waiting fails.
+    pub(super) cannot_wait: bool,
     pub(super) opened: usize,
     pub(super) dropped: usize,
     /// The disk that later operations are on.
@@ -357,6 +369,9 @@ impl DiskIo for ScriptedIo {
     fn wait(&mut self) -> std::io::Result<()> {
         self.submit()?;
         let mut state = self.script.lock();
+        if state.cannot_wait {
+            return Err(std::io::Error::from_raw_os_error(libc::EBADF));
+        }
         if state.ended.is_empty() {
             assert!(!state.in_flight.is_empty(), "waiting for nothing");
             let (token, op) = state.in_flight.remove(0);

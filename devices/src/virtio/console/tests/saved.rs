@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::test_util::Random;
-use crate::virtio::saved::{Life, is_never_noticed};
+use crate::test_util::life::{Life, is_never_noticed};
 
 const KEYS: u64 = BUFFER;
 const ROOM: u32 = 16;

@@ -1,9 +1,9 @@
 //! An entropy source in the middle of its work goes on elsewhere.
 
 use super::*;
+use crate::test_util::life::{Life, is_never_noticed};
 use crate::test_util::{Random, guest_memory};
 use crate::virtio::feature;
-use crate::virtio::saved::{Life, is_never_noticed};
 use vm_memory::{Bytes, GuestAddress};
 
 const BUFFERS: u64 = 0x8_0000;
