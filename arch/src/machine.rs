@@ -58,6 +58,9 @@ pub struct Machine {
     pub power: PowerPorts,
     /// Edge-triggered interrupt that means "the power button was pressed".
     pub power_button_gsi: u32,
+    /// Which machine this is: its guest finds it at `layout::GENERATION_ID`, and learns that it is a copy when another
+    /// one is there and `layout::GENERATION_GSI` is raised.
+    pub generation_id: [u8; 16],
 }
 
 /// A device with one window of memory-mapped registers and one edge-triggered interrupt.

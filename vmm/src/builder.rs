@@ -37,6 +37,7 @@ use crate::device_manager::{AttachError, DeviceManager};
 use crate::end::Ending;
 use crate::event_loop::{LoopHandle, LoopSource};
 use crate::exit_code::ExitCode;
+use crate::generation;
 use crate::iothread::IoThreads;
 use crate::kvm::{Kvm, KvmError, Vm};
 use crate::memory::{self, MemoryError};
@@ -75,7 +76,7 @@ pub enum BuildError {
     #[error("the metadata service cannot be connected")]
     Metadata(#[source] std::io::Error),
     /// The host has no randomness.
-    #[error("/dev/urandom cannot be opened")]
+    #[error("the host gives no random numbers")]
     Random(#[source] std::io::Error),
     /// The balloon.
     #[error(transparent)]
@@ -242,6 +243,7 @@ pub fn build(plan: &Plan, around: &Persistent<'_>) -> Result<Microvm, BuildError
         pvpanic_port: Some(layout::PVPANIC_PORT),
         power: layout::POWER,
         power_button_gsi: layout::POWER_BUTTON_GSI,
+        generation_id: generation::new_id()?,
     };
     let registers = write_boot_tables(&memory, &machine, &kernel)?;
     boot_trace::mark(Stage::KernelLoaded);

@@ -23,6 +23,7 @@ pub mod end;
 pub mod event_loop;
 pub mod events;
 pub mod exit_code;
+pub mod generation;
 pub mod inherited;
 pub mod iothread;
 pub mod jail;

@@ -50,6 +50,21 @@ pub fn id() -> u32 {
     *ID.get_or_init(std::process::id)
 }
 
+/// Bytes that nobody can foresee.
+///
+/// # Errors
+/// The kernel's: it has none before it has gathered some, or the call is forbidden.
+pub fn random<const N: usize>() -> io::Result<[u8; N]> {
+    let mut bytes = [0; N];
+    // SAFETY: the kernel writes at most N bytes to an array of N.
+    let got = unsafe { libc::getrandom(bytes.as_mut_ptr().cast(), N, 0) };
+    match usize::try_from(got) {
+        Ok(got) if got == N => Ok(bytes),
+        Ok(_) => Err(io::ErrorKind::UnexpectedEof.into()),
+        Err(_) => Err(io::Error::last_os_error()),
+    }
+}
+
 /// Threads that hardly ever allocate need no heaps of their own: each would be a mapping of 128 MiB to make, trim
 /// and open, and pages that only this thread fills.
 fn share_one_heap() {

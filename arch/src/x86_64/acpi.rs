@@ -29,6 +29,8 @@ const MADT_REVISION: u8 = 6;
 
 /// Length of a table's header.
 const HEADER: u32 = 36;
+/// Bytes from the root pointer to the generation identifier behind it.
+const BEFORE_ID: usize = 48;
 
 /// FADT boot flags (ACPI 6.5, table 5.11).
 const BOOT_8042: u16 = 1 << 1;
@@ -57,8 +59,8 @@ pub struct AcpiTables {
 /// If they do not fit there, a virtio window is beyond 4 GiB, or there are more devices than names.
 pub fn tables(machine: &Machine) -> Result<AcpiTables, AcpiError> {
     let mut area = Area { chunks: Vec::with_capacity(5), next: RSDP };
-    // The root pointer comes first but knows the other addresses: its room is kept for it.
-    area.skip(Rsdp::len())?;
+    // The root pointer and the identifier come first, but the former knows the other addresses: their room is kept.
+    area.skip(BEFORE_ID + machine.generation_id.len())?;
     let mut dsdt = Sdt::new(*b"DSDT", HEADER, DSDT_REVISION, OEM_ID, OEM_TABLE_ID, OEM_REVISION);
     dsdt.append_slice(&dsdt::byte_code(machine)?);
     let dsdt = area.place(&dsdt)?;
@@ -66,7 +68,10 @@ pub fn tables(machine: &Machine) -> Result<AcpiTables, AcpiError> {
     xsdt.add_entry(area.place(&fadt(machine, dsdt).finalize())?);
     xsdt.add_entry(area.place(&madt(&machine.topology))?);
     let xsdt = area.place(&xsdt)?;
-    area.chunks.push((RSDP, bytes(&Rsdp::new(OEM_ID, xsdt))));
+    let mut first = bytes(&Rsdp::new(OEM_ID, xsdt));
+    first.resize(BEFORE_ID, 0);
+    first.extend_from_slice(&machine.generation_id);
+    area.chunks.push((RSDP, first));
     Ok(AcpiTables { rsdp: RSDP, chunks: area.chunks })
 }
 

@@ -69,6 +69,11 @@ pub const ACPI_TABLES: Range = Range { start: 0xE_0000, len: 128 * KIB };
 /// Where the RSDP lies: it is searched for at multiples of 16.
 pub const RSDP: u64 = ACPI_TABLES.start;
 
+/// The generation identifier, 16 random bytes that are others in every copy of a machine. It lies between the RSDP and
+/// the other tables: in memory that is there anyhow, and that the memory map calls reserved, as the identifier's
+/// specification demands (Microsoft, "Virtual Machine Generation ID", 2012).
+pub const GENERATION_ID: Range = Range { start: RSDP + 48, len: 16 };
+
 /// Start of high memory: no kernel segment and no initrd may begin below.
 pub const HIMEM: u64 = 0x10_0000;
 
@@ -117,6 +122,9 @@ pub const TIMER_GSI: u32 = 0;
 
 /// Keyboard interrupt of a PC.
 pub const I8042_GSI: u32 = 1;
+
+/// The generation identifier changed: on a PC, the pin that the second PIC is cascaded on, which no device can have.
+pub const GENERATION_GSI: u32 = 2;
 
 /// Power button: the interrupt of a PC's second serial port, which this machine lacks, so that all
 /// from 5 up stay free for devices.

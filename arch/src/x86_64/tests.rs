@@ -27,6 +27,7 @@ pub(super) fn machine_with(topology: Topology, devices: u32) -> Machine {
         pvpanic_port: Some(layout::PVPANIC_PORT),
         power: layout::POWER,
         power_button_gsi: layout::POWER_BUTTON_GSI,
+        generation_id: *b"0123456789abcdef",
     }
 }
 

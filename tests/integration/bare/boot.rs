@@ -10,6 +10,7 @@ crate::suite::tests! { "bare::boot" needs &[Need::Kvm];
     memory_reaches_as_far_as_asked,
     start_info_describes_the_memory,
     acpi_tables_can_be_found,
+    every_machine_has_an_identifier_of_its_own,
     several_processors,
     registers_follow_a_template,
     template_that_cannot_be_followed,
@@ -18,6 +19,8 @@ crate::suite::tests! { "bare::boot" needs &[Need::Kvm];
 
 /// Where the PVH start info is.
 const START_INFO: u32 = 0x6000;
+/// Where the device `VGEN` says that the generation identifier is.
+const GENERATION_ID: u32 = 0xe_0030;
 
 fn command_line_as_given() {
     let mut machine = Vmm::puppet("one  two=\"three four\"").spawn();
@@ -59,6 +62,18 @@ fn memory_reaches_as_far_as_asked() {
     assert_eq!(puppet.read(4, end), u32::MAX, "beyond the end of memory");
     assert_eq!(puppet.read(4, end - 2), 0xffff_1234, "across the end of memory");
     puppet.finish();
+}
+
+fn every_machine_has_an_identifier_of_its_own() {
+    let id = || {
+        let puppet = Puppet::alone();
+        let id = puppet.load(GENERATION_ID, 16);
+        puppet.finish();
+        id
+    };
+    let (one, other) = (id(), id());
+    assert_ne!(one, other);
+    assert!(![one, other].contains(&vec![0; 16]));
 }
 
 fn start_info_describes_the_memory() {

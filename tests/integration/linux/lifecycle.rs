@@ -15,6 +15,7 @@ mod reference {
         no_root_file_system,
         status_chosen_by_a_command,
         sigterm_presses_the_power_button,
+        the_kernel_watches_its_generation,
     }
 }
 
@@ -67,6 +68,12 @@ fn sigterm_presses_the_power_button() {
         guest.signal(libc::SIGTERM);
         guest.expect_exit(0);
     }
+}
+
+fn the_kernel_watches_its_generation() {
+    let bound = "/sys/bus/*/drivers/vmgenid/VMMV0001:00";
+    let check = format!("ls -d {bound} && printf '\\052' | dd of=/dev/port bs=1 seek=244");
+    running(&check).run().expect_code(42);
 }
 
 /// Through the stock kernel's own button driver.

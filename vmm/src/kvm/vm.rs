@@ -74,6 +74,17 @@ impl Vm {
         self.fd.register_irqfd(line, gsi).map_err(KvmError::call("connect an interrupt"))
     }
 
+    /// Raises and lowers interrupt `gsi` once.
+    ///
+    /// # Errors
+    /// [`KvmError::Call`].
+    pub fn pulse(&self, gsi: u32) -> Result<(), KvmError> {
+        for level in [true, false] {
+            self.fd.set_irq_line(gsi, level).map_err(KvmError::call("raise an interrupt"))?;
+        }
+        Ok(())
+    }
+
     /// The wiring of the virtio device whose registers are at `base`.
     #[must_use]
     pub fn device_port(

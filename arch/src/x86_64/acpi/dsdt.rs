@@ -5,14 +5,35 @@
 use super::AcpiError;
 use super::aml::{Block, Code, Id, Resource, Segment};
 use crate::Machine;
-use crate::x86_64::layout::{I8042_COMMAND_PORT, I8042_DATA_PORT, I8042_GSI, SLEEP_TYPE_S5};
+use crate::x86_64::layout::{
+    GENERATION_GSI, I8042_COMMAND_PORT, I8042_DATA_PORT, I8042_GSI, SLEEP_TYPE_S5,
+};
 
 /// Value of a notification that a button was pressed (ACPI 6.5, table 5.160).
 const BUTTON_PRESSED: u8 = 0x80;
+/// Value of a notification that the generation identifier is another one.
+const GENERATION_CHANGED: u8 = 0x80;
+
+/// The device that says where the generation identifier lies. Nothing of it depends on the machine, so it is here as the
+/// encoder would write it, which takes no time.
+///
+/// ```text
+/// Device (VGEN) {
+///     Name (_HID, "VMMV0001")
+///     Name (_CID, "VM_Gen_Counter")
+///     Name (_DDN, "VM_Gen_Counter")
+///     Name (ADDR, Package (2) { 0x000E0030, Zero })
+/// }
+/// ```
+const GENERATION: &[u8] = b"\x5b\x82\x4d\x04VGEN\
+\x08_HID\x0dVMMV0001\0\
+\x08_CID\x0dVM_Gen_Counter\0\
+\x08_DDN\x0dVM_Gen_Counter\0\
+\x08ADDR\x12\x08\x02\x0c\x30\x00\x0e\x00\x00";
 
 /// Bytes of code for one virtio device, and for all else on a usual machine.
 const VIRTIO_DEVICE: usize = 66;
-const THE_REST: usize = 320;
+const THE_REST: usize = 440;
 
 /// The code below the table's header.
 pub(super) fn byte_code(machine: &Machine) -> Result<Vec<u8>, AcpiError> {
@@ -38,7 +59,8 @@ pub(super) fn byte_code(machine: &Machine) -> Result<Vec<u8>, AcpiError> {
         let resources = [Resource::Ports { first, count: 1 }];
         device(&mut code, b"PVPN", Id::Text("QEMU0001"), 0, &resources);
     }
-    power_button(&mut code, machine.power_button_gsi);
+    code.raw(GENERATION);
+    events(&mut code, machine.power_button_gsi);
     for (index, virtio) in (0u32..).zip(&machine.virtio) {
         let outside = || AcpiError::Window { base: virtio.base, len: virtio.len };
         let base = u32::try_from(virtio.base).map_err(|_| outside())?;
@@ -63,8 +85,8 @@ fn device(code: &mut Code, name: &Segment, id: Id, number: u32, resources: &[Res
     code.close(device);
 }
 
-/// The button, and the device that turns its interrupt into a notification (ACPI 6.5, 5.6.9).
-fn power_button(code: &mut Code, gsi: u32) {
+/// The power button, and the device that turns interrupts into notifications (ACPI 6.5, 5.6.9).
+fn events(code: &mut Code, power_button_gsi: u32) {
     let button = code.open(Block::Device);
     code.raw(b"PWRB");
     code.id(Id::Pnp(0x0c0c));
@@ -73,11 +95,13 @@ fn power_button(code: &mut Code, gsi: u32) {
     let events = code.open(Block::Device);
     code.raw(b"GED_");
     code.id(Id::Text("ACPI0013"));
-    code.resources(&[Resource::Edge { gsi }]);
+    let edges = [power_button_gsi, GENERATION_GSI];
+    code.resources(&edges.map(|gsi| Resource::Edge { gsi }));
     let method = code.open(Block::Method);
     code.raw(b"_EVT");
     code.raw(&[0b1001]); // serialized, one argument
-    code.notify_if_arg0_is(gsi, b"PWRB", BUTTON_PRESSED);
+    code.notify_if_arg0_is(power_button_gsi, b"PWRB", BUTTON_PRESSED);
+    code.notify_if_arg0_is(GENERATION_GSI, b"VGEN", GENERATION_CHANGED);
     code.close(method);
     code.close(events);
 }

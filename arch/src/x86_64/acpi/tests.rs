@@ -1,6 +1,7 @@
 use std::collections::BTreeSet;
 
 use super::*;
+use crate::x86_64::layout::GENERATION_ID;
 use crate::x86_64::tests::{machine, machine_with, number, sum};
 
 /// The table at `address`.
@@ -37,8 +38,8 @@ fn the_root_pointer_is_found_and_valid() {
     assert_eq!(tables.rsdp, RSDP);
     let rsdp = at(&tables, tables.rsdp);
     assert!(rsdp.starts_with(b"RSD PTR "));
-    assert_eq!((rsdp[15], number::<4>(rsdp, 20), rsdp.len()), (2, 36, 36));
-    assert_eq!((sum(&rsdp[..20]), sum(rsdp)), (0, 0));
+    assert_eq!((rsdp[15], number::<4>(rsdp, 20)), (2, 36));
+    assert_eq!((sum(&rsdp[..20]), sum(&rsdp[..36])), (0, 0));
 }
 
 #[test]
@@ -152,9 +153,10 @@ fn the_dsdt_names_each_device_once() {
     let tables = tables(&machine(1, 19)).unwrap();
     let devices = devices(find(&tables, b"DSDT"));
     let names: Vec<&str> = devices.iter().map(|(name, _)| name.as_str()).collect();
-    assert_eq!(names[..7], ["COM1", "KBD_", "PVPN", "PWRB", "GED_", "V000", "V001"]);
+    let first = ["COM1", "KBD_", "PVPN", "VGEN", "PWRB", "GED_", "V000", "V001"];
+    assert_eq!(names[..8], first);
     assert_eq!(names.last(), Some(&"V012"), "hexadecimal");
-    assert_eq!(names.iter().collect::<BTreeSet<_>>().len(), 5 + 19);
+    assert_eq!(names.iter().collect::<BTreeSet<_>>().len(), 6 + 19);
 }
 
 #[test]
@@ -197,10 +199,36 @@ fn the_power_button_event_notifies_the_button() {
     let devices = devices(find(&tables, b"DSDT"));
     let (_, body) = devices.iter().find(|(name, _)| name == "GED_").unwrap();
     assert!(body.windows(9).any(|window| window == b"\x89\x06\x00\x03\x01\x03\x00\x00\x00"));
-    let method = b"_EVT\x09\xa0\x0c\x93\x68\x0a\x03\x86PWRB\x0a\x80";
-    assert!(body.windows(method.len()).any(|window| window == method), "{body:x?}");
+    let method =
+        b"_EVT\x09\xa0\x0c\x93\x68\x0a\x03\x86PWRB\x0a\x80\xa0\x0c\x93\x68\x0a\x02\x86VGEN\x0a\x80";
+    assert!(body.ends_with(method), "{body:x?}");
     let (_, button) = devices.iter().find(|(name, _)| name == "PWRB").unwrap();
     assert_eq!(button, b"\x08_HID\x0c\x41\xd0\x0c\x0c");
+}
+
+#[test]
+fn the_generation_identifier_is_where_its_device_says_and_an_event_tells_of_another() {
+    let machine = machine(1, 0);
+    let tables = tables(&machine).unwrap();
+    assert_eq!(RSDP + BEFORE_ID as u64, GENERATION_ID.start);
+    assert_eq!(at(&tables, RSDP)[BEFORE_ID..], machine.generation_id);
+    let devices = devices(find(&tables, b"DSDT"));
+    let (_, body) = devices.iter().find(|(name, _)| name == "VGEN").unwrap();
+    let mut expected = aml::Code::with_capacity(0);
+    expected.id(aml::Id::Text("VMMV0001"));
+    for name in [b"_CID", b"_DDN"] {
+        expected.name(name);
+        expected.raw(b"\x0dVM_Gen_Counter\0");
+    }
+    expected.name(b"ADDR");
+    let package = expected.open(aml::Block::Package);
+    expected.raw(&[2]);
+    expected.integer(u32::try_from(GENERATION_ID.start).unwrap());
+    expected.integer(0);
+    expected.close(package);
+    assert_eq!(*body, expected.into_bytes());
+    let (_, events) = devices.iter().find(|(name, _)| name == "GED_").unwrap();
+    assert!(events.windows(9).any(|window| window == b"\x89\x06\x00\x03\x01\x02\x00\x00\x00"));
 }
 
 #[test]
@@ -212,7 +240,7 @@ fn devices_that_are_absent_are_not_named() {
     let tables = tables(&machine).unwrap();
     let devices = devices(find(&tables, b"DSDT"));
     let names: Vec<&str> = devices.iter().map(|(name, _)| name.as_str()).collect();
-    assert_eq!(names, ["PWRB", "GED_"]);
+    assert_eq!(names, ["VGEN", "PWRB", "GED_"]);
 }
 
 #[test]

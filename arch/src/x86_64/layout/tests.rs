@@ -49,7 +49,7 @@ fn windows_and_fixed_pages_lie_in_the_hole_apart_from_each_other() {
 
 #[test]
 fn each_fixed_interrupt_is_a_pin_of_its_own() {
-    let fixed = [TIMER_GSI, I8042_GSI, POWER_BUTTON_GSI, COM1_GSI];
+    let fixed = [TIMER_GSI, I8042_GSI, GENERATION_GSI, POWER_BUTTON_GSI, COM1_GSI];
     for (number, gsi) in fixed.iter().enumerate() {
         assert!(!fixed[..number].contains(gsi) && !DEVICE_GSIS.contains(gsi), "{gsi}");
     }
@@ -87,4 +87,5 @@ fn tables_that_are_searched_for_are_where_the_search_goes() {
     assert_eq!(MP_POINTER, 639 * KIB);
     assert_eq!(MP_TABLE.end(), Some(640 * KIB));
     assert_eq!(ACPI_TABLES.end(), Some(HIMEM));
+    assert!(ACPI_TABLES.contains(&GENERATION_ID) && GENERATION_ID.start.is_multiple_of(8));
 }
