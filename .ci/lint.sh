@@ -43,10 +43,12 @@ vmm/src/jail/sys/landlock.rs               Landlock
 vmm/src/jail/sys/tree.rs                   files and mounts by descriptors
 vmm/src/inherited.rs                       descriptors of the parent process
 vmm/src/kvm/cpuid.rs                       lists of variable length that KVM fills and reads
+vmm/src/kvm/state.rs                       KVM ioctls that take addresses, of state
 vmm/src/kvm/vm.rs                          KVM ioctls that take addresses
 vmm/src/logger.rs                          system calls of the log
 vmm/src/memory.rs                          mapping guest memory
 vmm/src/main.rs                            the entry that the C library calls
+vmm/src/memory/file.rs                     guest memory written and mapped by address
 vmm/src/memory/mapped.rs                   mappings of files, leases, a handler of bus errors
 vmm/src/process.rs                         the C library's arguments, poll, signals, the heap's parameters
 vmm/src/seccomp/sys.rs                     seccomp(2), the handler of its signal

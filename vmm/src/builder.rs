@@ -3,6 +3,7 @@
 //! Order matters and is kept by types: memory, then the VM on it, then kernel, devices, tables, vCPUs.
 //! Nothing here runs the guest.
 
+mod restore;
 mod virtio;
 
 use std::sync::{Arc, Mutex};
@@ -11,7 +12,7 @@ use arch::cpuid::CpuFacts;
 use arch::registers::{self, BootRegisters};
 use arch::template::CpuTemplate;
 
-use arch::{ApicIds, BootProtocol, Machine, Range, SerialPort, Topology, layout};
+use arch::{ApicIds, BootProtocol, Machine, MmioDevice, Range, SerialPort, Topology, layout};
 use devices::backend::disk::DiskError;
 use devices::backend::net::tap::TapError;
 use devices::backend::vsock::UnixEndpoint;
@@ -33,7 +34,7 @@ use crate::boot::{self, Entry, Kernel};
 use crate::boot_trace::{self, Stage};
 use crate::config::{Backing, ConfigError, Cpus, Plan};
 use crate::consoles::{Consoles, OnLoop};
-use crate::device_manager::{AttachError, DeviceManager};
+use crate::device_manager::{AttachError, Collected, DeviceManager};
 use crate::end::Ending;
 use crate::event_loop::{LoopHandle, LoopSource};
 use crate::exit_code::ExitCode;
@@ -42,6 +43,7 @@ use crate::iothread::IoThreads;
 use crate::kvm::{Kvm, KvmError, Vm};
 use crate::memory::{self, MemoryError};
 use crate::provisions::Provisions;
+use crate::snapshot::{SnapshotError, Source};
 use crate::vcpu::{BootState, VcpuError, VcpuSetup};
 use crate::vm::Microvm;
 use virtio::attach_virtio;
@@ -143,6 +145,9 @@ pub enum BuildError {
         #[source]
         source: std::io::Error,
     },
+    /// A snapshot.
+    #[error(transparent)]
+    Snapshot(#[from] SnapshotError),
     /// Writing to guest memory that was just reserved.
     #[error("guest memory at {address:#x} cannot be written")]
     Write {
@@ -169,6 +174,7 @@ impl BuildError {
             | Self::Vcpu(_)
             | Self::Thread { .. }
             | Self::Write { .. } => ExitCode::HostFailure,
+            Self::Snapshot(error) => error.exit_code(),
             _ => ExitCode::BadConfiguration,
         }
     }
@@ -190,6 +196,8 @@ pub struct Persistent<'a> {
     pub iothreads: &'a IoThreads,
     /// The memory of the machine before, which is gone.
     pub memory: Option<GuestMemory>,
+    /// What it goes on from, if it does not boot.
+    pub source: Option<&'a Source>,
     /// The power button's line.
     pub power_button: &'a EventFd,
     /// Where its end is reported.
@@ -207,18 +215,18 @@ pub fn build(plan: &Plan, around: &Persistent<'_>) -> Result<Microvm, BuildError
     boot_trace::mark(Stage::KvmOpen);
     let topology = topology(plan, &kvm)?;
     let template = cpu_template(plan, &kvm)?;
-    let memory = match &around.memory {
-        Some(memory) => memory::renew(memory, plan.backing).map(|()| memory.clone())?,
-        None => memory::reserve(plan.memory_bytes, plan.backing)?,
+    let memory = match (&around.memory, around.source) {
+        (Some(memory), _) => memory::renew(memory, plan.backing).map(|()| memory.clone())?,
+        (None, Some(source)) => restore::memory(plan, source)?,
+        (None, None) => memory::reserve(plan.memory_bytes, plan.backing)?,
     };
     let vm = Vm::new(&kvm, memory.clone())?;
     boot_trace::mark(Stage::Memory);
 
-    let (file, may_map) = (around.provisions.kernel(), may_map_kernel(plan));
-    let kernel = boot::load_kernel(&plan.kernel, file, plan.boot, &memory, may_map)?;
-    let (initrd, file) = (plan.initrd.as_deref(), around.provisions.initrd());
-    let initrd = initrd.map(|path| boot::load_initrd(path, file, &kernel, &memory)).transpose()?;
-    let cmdline = write_cmdline(&memory, &plan.cmdline)?;
+    let loaded = match around.source {
+        Some(_) => None,
+        None => Some(load(plan, around, &memory)?),
+    };
 
     let mut manager = DeviceManager::new(&vm, around.on.clone());
     vm.connect_line(around.power_button, layout::POWER_BUTTON_GSI)?;
@@ -228,26 +236,21 @@ pub fn build(plan: &Plan, around: &Persistent<'_>) -> Result<Microvm, BuildError
     if let Some(counters) = serial_counters {
         controls.set_serial(counters);
     }
-    let (buses, virtio, devices) = manager.finish();
+    let Collected { buses, windows, virtio, all } = manager.finish();
 
-    let machine = Machine {
-        topology,
-        memory: layout::ram_ranges(plan.memory_bytes),
-        initrd,
-        cmdline,
-        virtio,
-        serial_ports: serial.iter().map(|_| COM1).collect(),
-        // It is there for `reboot=k`, which needs no driver; a kernel that is told of it probes for a
-        // keyboard, which takes long.
-        i8042: false,
-        pvpanic_port: Some(layout::PVPANIC_PORT),
-        power: layout::POWER,
-        power_button_gsi: layout::POWER_BUTTON_GSI,
-        generation_id: generation::new_id()?,
+    let (vcpus, is_at_rest) = match loaded {
+        Some(loaded) => {
+            let has_serial = serial.is_some();
+            let machine = describe(plan, topology, &loaded, windows, has_serial)?;
+            let registers = write_boot_tables(&memory, &machine, &loaded.kernel)?;
+            boot_trace::mark(Stage::KernelLoaded);
+            (create_vcpus(&kvm, &vm, topology, registers, template)?, false)
+        }
+        None => match around.source {
+            Some(source) => (restore::machine(source, &kvm, &vm, topology, &all)?, true),
+            None => (Vec::new(), false),
+        },
     };
-    let registers = write_boot_tables(&memory, &machine, &kernel)?;
-    boot_trace::mark(Stage::KernelLoaded);
-    let vcpus = create_vcpus(&kvm, &vm, topology, registers, template)?;
     let vcpus = vcpus.into_iter().map(|fd| VcpuSetup {
         fd,
         buses: buses.clone(),
@@ -255,7 +258,48 @@ pub fn build(plan: &Plan, around: &Persistent<'_>) -> Result<Microvm, BuildError
         on: around.on.clone(),
     });
     let sources = serial.into_iter().collect();
-    Ok(Microvm { vcpus: vcpus.collect(), vm, devices, controls, sources })
+    let (vcpus, devices) = (vcpus.collect(), virtio);
+    Ok(Microvm { vcpus, vm, devices, all, controls, sources, is_at_rest })
+}
+
+/// What is loaded to boot.
+struct Loaded {
+    kernel: Kernel,
+    initrd: Option<Range>,
+    cmdline: Range,
+}
+
+fn load(plan: &Plan, around: &Persistent<'_>, memory: &GuestMemory) -> Result<Loaded, BuildError> {
+    let (file, may_map) = (around.provisions.kernel(), may_map_kernel(plan));
+    let kernel = boot::load_kernel(&plan.kernel, file, plan.boot, memory, may_map)?;
+    let (initrd, file) = (plan.initrd.as_deref(), around.provisions.initrd());
+    let initrd = initrd.map(|path| boot::load_initrd(path, file, &kernel, memory)).transpose()?;
+    let cmdline = write_cmdline(memory, &plan.cmdline)?;
+    Ok(Loaded { kernel, initrd, cmdline })
+}
+
+fn describe(
+    plan: &Plan,
+    topology: Topology,
+    loaded: &Loaded,
+    virtio: Vec<MmioDevice>,
+    has_serial: bool,
+) -> Result<Machine, BuildError> {
+    Ok(Machine {
+        topology,
+        memory: layout::ram_ranges(plan.memory_bytes),
+        initrd: loaded.initrd,
+        cmdline: loaded.cmdline,
+        virtio,
+        serial_ports: has_serial.then_some(COM1).into_iter().collect(),
+        // It is there for `reboot=k`, which needs no driver; a kernel that is told of it probes for a
+        // keyboard, which takes long.
+        i8042: false,
+        pvpanic_port: Some(layout::PVPANIC_PORT),
+        power: layout::POWER,
+        power_button_gsi: layout::POWER_BUTTON_GSI,
+        generation_id: generation::new_id()?,
+    })
 }
 
 /// Checks that this process has the CPUs that threads are to be pinned to.

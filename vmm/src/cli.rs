@@ -3,6 +3,7 @@
 //! Reads no file and prints nothing. One definition gives the parser, the help, the manual page and the shell
 //! completions. The grammars of values are in `config`; this file only names them.
 
+mod commands;
 mod ctl;
 mod firecracker;
 mod flags;
@@ -18,10 +19,11 @@ use std::time::Duration;
 use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
 use clap::error::ErrorKind;
 use clap::{ArgMatches, CommandFactory, FromArgMatches, Parser, Subcommand};
-use clap_complete::Shell;
+use commands::Command;
 use flags::{Wanted, flags};
 use log::LevelFilter;
 
+pub use commands::SnapshotCommand;
 pub use firecracker::Firecracker;
 pub use run::Run;
 pub use usage::UsageError;
@@ -31,8 +33,8 @@ use crate::api::{Api, ApiSocket, BODY_LIMIT};
 use crate::config::{
     BalloonConfig, BootProtocol, CgroupLimits, CmdlineConfig, ConsoleTarget, CpuTemplateConfig,
     CpusConfig, DiskConfig, EventSink, IoLimit, IoThread, JailConfig, MemoryConfig, MetadataConfig,
-    MetricsConfig, NetConfig, OnReboot, Ready, VmConfig, VsockConfig, parse_duration, parse_level,
-    parse_processors, parse_size,
+    MetricsConfig, NetConfig, OnReboot, Ready, RestoreConfig, VmConfig, VsockConfig,
+    parse_duration, parse_level, parse_processors, parse_size,
 };
 use crate::seccomp::{Choice, Mode};
 
@@ -49,6 +51,8 @@ pub enum Request {
         /// As JSON.
         json: bool,
     },
+    /// Look at a snapshot, or change it.
+    Snapshot(SnapshotCommand),
     /// Say something to a machine that runs.
     Ctl(crate::ctl::Request),
     /// Start a program in a jail.
@@ -100,7 +104,7 @@ fn read(args: &[OsString]) -> Result<Args, clap::Error> {
     name = "vmm",
     version,
     args_conflicts_with_subcommands = true,
-    override_usage = "vmm --kernel PATH [OPTIONS]\n       vmm --config-file PATH [OPTIONS]\n       vmm --api-sock PATH [OPTIONS]\n       vmm ctl SOCKET VERB | jailer | doctor | completions | man",
+    override_usage = "vmm --kernel PATH [OPTIONS]\n       vmm --config-file PATH [OPTIONS]\n       vmm --api-sock PATH [OPTIONS]\n       vmm ctl SOCKET VERB | snapshot | jailer | doctor | completions | man",
     subcommand_help_heading = "Other commands"
 )]
 struct Top {}
@@ -117,25 +121,6 @@ struct Args {
     run: RunArgs,
     control: ControlArgs,
     jail: JailArgs,
-}
-
-#[derive(Debug, Subcommand)]
-enum Command {
-    /// Check whether this host can run virtual machines, and say what to do if not
-    Doctor {
-        /// Print the result as JSON
-        #[arg(long)]
-        json: bool,
-    },
-    /// Start a program in a jail, as Firecracker's jailer does; vmm jailer --help says how
-    Jailer,
-    /// Print a completion script for a shell
-    Completions {
-        /// The shell
-        shell: Shell,
-    },
-    /// Print the manual page (vmm man | man -l -)
-    Man,
 }
 
 flags! {
@@ -311,6 +296,17 @@ flags! {
 
 flags! {
     "Run" struct RunArgs {
+        /// Go on where a machine was saved: DIR[,force][,paused][,real-time]
+        ///
+        /// DIR is what vmm ctl SOCKET snapshot made, or a file of state. Other flags say what is other on the host's side:
+        /// --disk, --net and --vsock of the same id, --console, --serial, --api-sock, --id. force goes on although this
+        /// host is another, where that is safe; paused waits for vmm ctl SOCKET resume; with real-time the guest's clock
+        /// goes on as if it had never stood still.
+        #[arg("DIR")]
+        restore: Option<RestoreConfig>,
+        /// Know what changes after a snapshot, so that the next one can be a diff
+        #[arg()]
+        track_dirty: bool,
         /// End the run after this time, such as 500ms, 30s, 5m or 1h
         ///
         /// A plain number is seconds.
@@ -425,6 +421,7 @@ impl Args {
         }
         match self.command {
             Some(Command::Doctor { json }) => return Ok(Request::Doctor { json }),
+            Some(Command::Snapshot { what }) => return Ok(Request::Snapshot(what)),
             // It has been read before; here it is only named.
             Some(Command::Jailer) => return Ok(Request::Print(jailer::HELP.to_owned())),
             Some(Command::Completions { shell }) => {
@@ -473,8 +470,10 @@ impl Args {
                 log_origin: firecracker.show_log_origin.then_some(true),
                 log_module: firecracker.module.clone(),
                 metrics: control.metrics_path.map(MetricsConfig::to),
+                track_dirty: run.track_dirty.then_some(true),
             },
             config_file: run.config_file,
+            restore: run.restore,
             api,
             events: control.events,
             jail: jail.jail,

@@ -64,6 +64,28 @@ pub struct Attached {
     pub registers: Arc<Mutex<MmioTransport>>,
 }
 
+/// A device that has state, under the name that its state has.
+pub struct Stateful {
+    /// For a virtio device, its window and the name that the user gave it.
+    pub name: String,
+    /// Whether the state of another machine must have it.
+    pub is_needed: bool,
+    /// Its registers.
+    pub device: Arc<Mutex<dyn BusDevice>>,
+}
+
+/// What a [`DeviceManager`] has collected.
+pub struct Collected {
+    /// For the vCPUs.
+    pub buses: Buses,
+    /// The windows, for the tables.
+    pub windows: Vec<MmioDevice>,
+    /// The virtio devices.
+    pub virtio: Vec<Attached>,
+    /// Every device.
+    pub all: Vec<Stateful>,
+}
+
 /// Collects the devices of one machine.
 pub struct DeviceManager<'a> {
     vm: &'a Vm,
@@ -72,6 +94,7 @@ pub struct DeviceManager<'a> {
     gsis: std::ops::RangeInclusive<u32>,
     virtio: Vec<MmioDevice>,
     attached: Vec<Attached>,
+    all: Vec<Stateful>,
 }
 
 impl<'a> DeviceManager<'a> {
@@ -85,6 +108,7 @@ impl<'a> DeviceManager<'a> {
             gsis: layout::DEVICE_GSIS,
             virtio: Vec::new(),
             attached: Vec::new(),
+            all: Vec::new(),
         }
     }
 
@@ -131,6 +155,8 @@ impl<'a> DeviceManager<'a> {
             .mmio
             .insert(base, WINDOW, registers.clone())
             .map_err(|source| AttachError::Bus { id: id.to_owned(), source })?;
+        let device = registers.clone();
+        self.all.push(Stateful { name: format!("{index} {id}"), is_needed: true, device });
         self.virtio.push(MmioDevice { base, len: WINDOW, gsi });
         self.attached.push(Attached { id: id.to_owned(), registers });
         Ok(())
@@ -147,6 +173,8 @@ impl<'a> DeviceManager<'a> {
         count: u64,
         device: Arc<Mutex<dyn BusDevice>>,
     ) -> Result<(), AttachError> {
+        let name = id.to_owned();
+        self.all.push(Stateful { name, is_needed: false, device: device.clone() });
         self.buses
             .pio
             .insert(u64::from(ports), count, device)
@@ -163,6 +191,8 @@ impl<'a> DeviceManager<'a> {
         range: Range,
         device: Arc<Mutex<dyn BusDevice>>,
     ) -> Result<(), AttachError> {
+        let name = id.to_owned();
+        self.all.push(Stateful { name, is_needed: false, device: device.clone() });
         self.buses
             .mmio
             .insert(range.start, range.len, device)
@@ -181,10 +211,11 @@ impl<'a> DeviceManager<'a> {
         Ok(line)
     }
 
-    /// Everything collected: the buses for the vCPUs, the windows for the tables, the devices.
+    /// Everything collected.
     #[must_use]
-    pub fn finish(self) -> (Buses, Vec<MmioDevice>, Vec<Attached>) {
-        (self.buses, self.virtio, self.attached)
+    pub fn finish(self) -> Collected {
+        let Self { buses, virtio: windows, attached: virtio, all, .. } = self;
+        Collected { buses, windows, virtio, all }
     }
 }
 

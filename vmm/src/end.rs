@@ -9,6 +9,7 @@ use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
 use crate::exit_code::ExitCode;
 use crate::kvm::Flavour;
+use crate::memory::mapped;
 use crate::vcpu::EmulationFailure;
 
 /// Why a virtual machine ended.
@@ -34,6 +35,8 @@ pub enum EndReason {
     Terminated,
     /// Ended from the terminal, or by SIGINT.
     Quit,
+    /// A page of the memory file that the machine was restored from is gone.
+    MemoryLost,
     /// The host failed; the text says what and why.
     HostFailure(String),
 }
@@ -53,6 +56,7 @@ impl EndReason {
             Self::Timeout(_) => ExitCode::Timeout,
             Self::Terminated => ExitCode::Terminated,
             Self::Quit => ExitCode::Quit,
+            Self::MemoryLost => ExitCode::MemoryLost,
             Self::HostFailure(_) => ExitCode::HostFailure,
         }
     }
@@ -71,6 +75,7 @@ impl EndReason {
             Self::Timeout(_) => "timeout",
             Self::Terminated => "terminated",
             Self::Quit => "quit",
+            Self::MemoryLost => "memory_lost",
             Self::HostFailure(_) => "host_failure",
         }
     }
@@ -93,6 +98,7 @@ impl EndReason {
             Self::NotReady(limit) => format!("guest was not ready within {limit:?}"),
             Self::Terminated => "terminated before the guest powered off".to_owned(),
             Self::Quit => "ended by the user".to_owned(),
+            Self::MemoryLost => format!("host failure: {}", mapped::SNAPSHOT_PAGE),
             Self::HostFailure(what) => format!("host failure: {what}"),
         }
     }

@@ -27,6 +27,13 @@ const SINK_MAX: usize = 64 << 10;
 pub enum Event {
     /// The first instruction of the guest is about to run.
     Started,
+    /// The same of a machine that goes on from a snapshot.
+    Restored,
+    /// A snapshot is on disk.
+    Snapshotted {
+        /// The file of its state.
+        path: String,
+    },
     /// The guest is ready; told once after each start.
     Ready {
         /// How it was noticed.
@@ -237,7 +244,7 @@ impl Stream {
         let time_us = u64::try_from(since_1970.as_micros()).unwrap_or(u64::MAX);
         let mut state = self.lock();
         match event {
-            Event::Started => {
+            Event::Started | Event::Restored => {
                 state.started = Some(Instant::now());
                 state.ready = None;
             }

@@ -45,6 +45,8 @@ pub enum ExitCode {
     Terminated,
     /// 148: a thread made a system call that its filter forbids (Firecracker's number).
     Violation,
+    /// 149: a page of a snapshot's memory file is gone while its guest runs (Firecracker's number).
+    MemoryLost,
     /// 152: the configuration asks for something that cannot be: a value, a file that is missing, wrong or in
     /// use (Firecracker's number).
     BadConfiguration,
@@ -92,6 +94,7 @@ impl ExitCode {
             Self::Bug => 134,
             Self::Terminated => 143,
             Self::Violation => 148,
+            Self::MemoryLost => 149,
             Self::BadConfiguration => 152,
             Self::BadCommandLine => 153,
         }
@@ -148,6 +151,7 @@ pub const TABLE: &[Row] = &[
     Row::of(ExitCode::Bug, "vmm itself failed (a panic); the line above says where"),
     Row::of(ExitCode::Terminated, "ended by SIGTERM, after --grace or by a second SIGTERM"),
     Row::of(ExitCode::Violation, "a thread made a forbidden system call (see --seccomp)"),
+    Row::of(ExitCode::MemoryLost, "a page of the snapshot's memory file is gone"),
     Row::of(
         ExitCode::BadConfiguration,
         "bad configuration (a value, or a file that is missing, wrong or in use)",

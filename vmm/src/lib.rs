@@ -41,6 +41,7 @@ pub mod requests;
 pub mod run;
 pub mod seccomp;
 pub mod signals;
+pub mod snapshot;
 pub mod supervisor;
 pub mod threads;
 pub mod vcpu;

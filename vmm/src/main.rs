@@ -10,19 +10,21 @@ use std::time::Instant;
 
 use devices::event::chain;
 use vmm::boot_trace;
-use vmm::cli::{self, Request, Run};
+use vmm::cli::{self, Request, Run, SnapshotCommand};
 use vmm::config::{ID_DEFAULT, LogPlan};
 use vmm::ctl::{self, CtlError};
 use vmm::doctor;
 use vmm::events;
 use vmm::exit_code::ExitCode;
-use vmm::jail::Jail;
+use vmm::jail::{Jail, JailError};
 use vmm::jailer;
 use vmm::kvm::Flavour;
 use vmm::logger;
 use vmm::process;
 use vmm::run::{Launch, run};
 use vmm::seccomp::Filters;
+use vmm::snapshot::info::describe;
+use vmm::snapshot::merge::merge;
 
 /// The entry of the program; `vmm::process` says why it is not the standard library's.
 #[unsafe(no_mangle)]
@@ -45,6 +47,7 @@ fn obey(args: Vec<OsString>) -> u8 {
             let report = doctor::examine();
             print(&if json { report.json() } else { report.text() }, report.exit_code())
         }
+        Ok(Request::Snapshot(what)) => snapshot(&what),
         Ok(Request::Jailer(config)) => match jailer::run(&config) {
             Ok(code) => code,
             Err(error) => {
@@ -58,6 +61,22 @@ fn obey(args: Vec<OsString>) -> u8 {
     code.code()
 }
 
+fn snapshot(what: &SnapshotCommand) -> ExitCode {
+    let done = match what {
+        SnapshotCommand::Info { snapshot, json } => describe(snapshot, *json),
+        SnapshotCommand::Merge { snapshot, directory } => {
+            merge(snapshot, directory).map(|()| String::new())
+        }
+    };
+    match done {
+        Ok(text) => print(&text, ExitCode::PowerOff),
+        Err(error) => {
+            let code = error.exit_code();
+            fail(&error, code)
+        }
+    }
+}
+
 fn control(request: ctl::Request) -> u8 {
     ctl::run(request).unwrap_or_else(|error| match error {
         CtlError::NoReader => error.exit_code().code(),
@@ -66,15 +85,17 @@ fn control(request: ctl::Request) -> u8 {
 }
 
 fn run_request(mut request: Run, start: Instant) -> ExitCode {
-    let (config, plan) = match request.resolve() {
+    // Before anything is opened, which a snapshot is at once.
+    let is_restored = request.restore.is_some();
+    let early = if is_restored { make_jail(&request) } else { Ok(None) };
+    let (config, plan, source) = match request.resolve() {
         Ok(resolved) => resolved,
         Err(error) => return fail(&error, ExitCode::BadConfiguration),
     };
     if let (true, Some(plan)) = (request.dry_run, &plan) {
         return print(&plan.json(), ExitCode::PowerOff);
     }
-    // Before anything is opened.
-    let jail = match request.jail.map(|jail| Jail::new(jail, request.limits)).transpose() {
+    let jail = match if is_restored { early } else { make_jail(&request) } {
         Ok(jail) => jail,
         Err(error) => {
             let code = error.exit_code();
@@ -102,7 +123,16 @@ fn run_request(mut request: Run, start: Instant) -> ExitCode {
         boot_trace::enable(start);
     }
     let launcher = request.firecracker.launcher_times();
-    match run(Launch { config, plan, api: request.api, jail, begun: start, launcher, filters }) {
+    match run(Launch {
+        config,
+        plan,
+        source,
+        api: request.api,
+        jail,
+        begun: start,
+        launcher,
+        filters,
+    }) {
         Ok(ended) => {
             if let Some(timeline) = boot_trace::report() {
                 eprint!("{timeline}");
@@ -117,6 +147,11 @@ fn run_request(mut request: Run, start: Instant) -> ExitCode {
             fail(&error, code)
         }
     }
+}
+
+fn make_jail(request: &Run) -> Result<Option<Jail>, JailError> {
+    let jail = request.jail.clone().map(|jail| Jail::new(jail, request.limits));
+    jail.transpose()
 }
 
 fn print(text: &str, code: ExitCode) -> ExitCode {

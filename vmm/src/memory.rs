@@ -4,6 +4,7 @@
 
 #![expect(unsafe_code, reason = "naming, advising and populating mappings takes raw addresses")]
 
+pub mod file;
 mod huge;
 pub mod mapped;
 
@@ -79,6 +80,13 @@ pub enum MemoryError {
         #[source]
         source: io::Error,
     },
+    /// A snapshot's memory.
+    #[error("the memory of the snapshot cannot be mapped")]
+    Restore {
+        /// The host's answer.
+        #[source]
+        source: io::Error,
+    },
     /// Not all of it can be there.
     #[error(
         "cannot take all {mib} MiB in advance; ask for less with --memory, or leave prefault out"
@@ -120,7 +128,7 @@ pub fn reserve(bytes: u64, backing: Backing) -> Result<GuestMemory, MemoryError>
 /// [`MemoryError::Reserve`] or [`MemoryError::Prefault`]; its contents are not defined then.
 pub fn renew(memory: &GuestMemory, backing: Backing) -> Result<(), MemoryError> {
     let mib = memory.iter().map(|region| region.len() >> 20).sum();
-    mapped::give_up().map_err(|source| MemoryError::Reserve { mib, source })?;
+    mapped::give_up(memory).map_err(|source| MemoryError::Reserve { mib, source })?;
     for (start, len) in memory.iter().filter_map(extent) {
         forget(start, len, backing).map_err(|source| MemoryError::Reserve { mib, source })?;
         if backing.prefault {
@@ -172,14 +180,18 @@ fn map(bytes: u64, pages: Pages, file: Option<&Arc<File>>) -> io::Result<GuestMe
             mapping = mapping.with_file_offset(FileOffset::from_arc(file.clone(), offset));
         }
         offset += range.len;
-        let mapping = mapping.build().map_err(|error| match error {
-            MmapRegionError::Mmap(error) => error,
-            other => io::Error::other(other),
-        })?;
+        let mapping = mapping.build().map_err(region_error)?;
         let region = GuestRegionMmap::new(mapping, GuestAddress(range.start));
         regions.push(region.ok_or_else(|| io::Error::from_raw_os_error(libc::EOVERFLOW))?);
     }
     GuestMemory::from_regions(regions).map_err(io::Error::other)
+}
+
+fn region_error(error: MmapRegionError) -> io::Error {
+    match error {
+        MmapRegionError::Mmap(error) => error,
+        other => io::Error::other(other),
+    }
 }
 
 /// A file without a name, sealed: whoever is given its descriptor cannot take memory away from the guest.

@@ -42,7 +42,7 @@ enum Provided {
 
 struct Kept {
     kvm: Arc<Kvm>,
-    kernel: File,
+    kernel: Option<File>,
     initrd: Option<File>,
     /// In the order of the plan, as the taps.
     disks: Vec<Arc<Disk>>,
@@ -51,11 +51,11 @@ struct Kept {
 }
 
 impl Provisions {
-    /// Opens all that `plan` names; what is only read is read and becomes part of it.
+    /// Opens all that `plan` names, but what only a machine that boots needs, if it cannot; what is only read is read and becomes part of it.
     ///
     /// # Errors
     /// [`BuildError`], as building the machine would say.
-    pub fn of(plan: &mut Plan) -> Result<Self, BuildError> {
+    pub fn of(plan: &mut Plan, is_restored: bool) -> Result<Self, BuildError> {
         check_pins(plan)?;
         let kvm = Arc::new(Kvm::open()?);
         if let Some(template) = &plan.cpu_template {
@@ -70,11 +70,17 @@ impl Provisions {
             }
             Ok(Arc::new(tap))
         });
-        let initrd = plan.initrd.as_deref();
+        let initrd = plan.initrd.as_deref().map(|path| boot::open("initrd", path));
+        let kernel = boot::open("kernel", &plan.kernel);
+        // A machine that goes on from a snapshot needs them when it boots again, and if they are there.
+        let (kernel, initrd) = match is_restored {
+            true => (kernel.ok(), initrd.and_then(Result::ok)),
+            false => (Some(kernel?), initrd.transpose()?),
+        };
         let provided = Provided::Kept(Box::new(Kept {
             kvm,
-            kernel: boot::open("kernel", &plan.kernel)?,
-            initrd: initrd.map(|path| boot::open("initrd", path)).transpose()?,
+            kernel,
+            initrd,
             taps: taps.collect::<Result<_, BuildError>>()?,
             disks: plan
                 .disks
@@ -116,7 +122,7 @@ impl Provisions {
 
     /// The kernel's file, if it was opened before.
     pub(crate) fn kernel(&self) -> Option<&File> {
-        self.kept().map(|kept| &kept.kernel)
+        self.kept()?.kernel.as_ref()
     }
 
     /// The same of the initrd.

@@ -6,17 +6,20 @@
 
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::Duration;
 
 use devices::event::chain;
 use serde_json::{Map, Value};
 
-use crate::config::{Change, FileError, RateLimiter};
+use crate::config::{Change, FileError, RateLimiter, RestoreConfig, VmConfig};
 use crate::event_loop::LoopHandle;
 use crate::life_cycle::{PhaseError, When};
+use crate::memory::file::Which;
 use crate::metrics::Snapshot;
 use crate::signals::Signal;
+use crate::snapshot::{Draft, Place};
 
 /// Something to do with a machine.
 #[derive(Debug, Clone, PartialEq)]
@@ -60,6 +63,10 @@ pub enum Command {
         /// How long the guest may take; the configuration's `grace` when nothing is said.
         grace: Option<Duration>,
     },
+    /// Make files of it, from which others go on.
+    Snapshot(SnapshotOrder),
+    /// Go on from a snapshot.
+    Restore(Box<RestoreOrder>),
     /// Write down what is counted, now.
     FlushMetrics,
     /// Build it again and start it, as after a reboot.
@@ -94,6 +101,37 @@ pub struct Visit {
     pub client: UnixStream,
     /// What it is told first when it is let in.
     pub words: &'static str,
+}
+
+/// A snapshot that is to be made.
+#[derive(Debug, Clone, PartialEq)]
+pub struct SnapshotOrder {
+    /// Where.
+    pub place: Place,
+    /// Of which pages.
+    pub which: Which,
+    /// The machine may run; it comes to rest for the time that it takes.
+    pub may_run: bool,
+    /// Its files. Whoever passes the order on makes them, because the machine's owner may not.
+    pub draft: Option<Arc<Draft>>,
+}
+
+/// A machine that is to go on from a snapshot.
+#[derive(Debug, Clone, PartialEq)]
+pub struct RestoreOrder {
+    /// From what, and how.
+    pub from: RestoreConfig,
+    /// What is other on the host's side.
+    pub over: VmConfig,
+}
+
+/// A snapshot whose memory is written.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Saved {
+    /// Its files.
+    pub draft: Arc<Draft>,
+    /// The contents of the file of state.
+    pub state: Vec<u8>,
 }
 
 /// Something about the balloon.
@@ -132,13 +170,16 @@ impl Command {
     #[must_use]
     pub fn when(&self) -> When {
         match self {
-            Self::Configure(_) | Self::ConfigureMachine(_) | Self::Start => When::BeforeStart,
+            Self::Configure(_) | Self::ConfigureMachine(_) | Self::Restore(_) | Self::Start => {
+                When::BeforeStart
+            }
             Self::Pause
             | Self::Resume
             | Self::ChangeDisk { .. }
             | Self::ChangeNet { .. }
             | Self::Balloon(_)
             | Self::PowerButton
+            | Self::Snapshot(_)
             | Self::FlushMetrics
             | Self::Stop { .. }
             | Self::Reset => When::AfterStart,
@@ -164,6 +205,8 @@ pub enum Answer {
     Value(Value),
     /// Everything that is counted.
     Metrics(Box<Snapshot>),
+    /// A snapshot that has to be finished by whoever gets this.
+    Saved(Saved),
 }
 
 /// A command was not obeyed, and nothing has changed.
@@ -243,13 +286,17 @@ pub enum Code {
     BadConfiguration,
     /// The metadata would be larger than they may be.
     MetadataTooLarge,
+    /// It needs a machine that is paused.
+    NotPaused,
+    /// The snapshot cannot be used, or not here.
+    BadSnapshot,
     /// The host failed.
     HostFailure,
 }
 
 impl Code {
     /// Every code.
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 18] = [
         Self::MalformedRequest,
         Self::BodyTooLarge,
         Self::RequestTimeout,
@@ -265,6 +312,8 @@ impl Code {
         Self::Ended,
         Self::BadConfiguration,
         Self::MetadataTooLarge,
+        Self::NotPaused,
+        Self::BadSnapshot,
         Self::HostFailure,
     ];
 
@@ -287,6 +336,8 @@ impl Code {
             Self::Ended => "ended",
             Self::BadConfiguration => "bad_configuration",
             Self::MetadataTooLarge => "metadata_too_large",
+            Self::NotPaused => "not_paused",
+            Self::BadSnapshot => "bad_snapshot",
             Self::HostFailure => "host_failure",
         }
     }

@@ -12,6 +12,7 @@ mod jail;
 mod metadata;
 mod metrics;
 mod rest;
+mod snapshot;
 
 use std::io;
 use std::rc::Rc;
@@ -47,6 +48,7 @@ use crate::provisions::Provisions;
 use crate::requests::{Answer, Code, Command, Inbox, Message, Outbox, Outcome, Refusal};
 use crate::seccomp::{Filters, SeccompError};
 use crate::signals::{Signal, Signals};
+use crate::snapshot::Source;
 use crate::supervisor::{self, PowerSwitch};
 use crate::threads::Threads;
 use crate::vcpu::install_kick_handler;
@@ -54,6 +56,7 @@ use crate::vm::RunningVm;
 
 use self::jail::AtTheDoor;
 use self::metrics::Watched;
+use self::snapshot::Base;
 
 /// How long clients get for their last replies and events when the machine has ended.
 const PATIENCE: Duration = Duration::from_millis(500);
@@ -119,6 +122,8 @@ pub struct Launch {
     pub config: VmConfig,
     /// The plan to start at once; without one, the API says what to start and when.
     pub plan: Option<Plan>,
+    /// What the machine goes on from, if it does not boot.
+    pub source: Option<Source>,
     /// Where the API is served.
     pub api: Option<Api>,
     /// Where the machine is to run, if not like any program.
@@ -148,7 +153,7 @@ const API_MEMORY_DEFAULT: u64 = 128 << 20;
 /// # Errors
 /// [`RunError`] when it cannot be started (or started again).
 pub fn run(launch: Launch) -> Result<Ended, RunError> {
-    let Launch { mut config, plan, api, jail, begun, launcher, filters } = launch;
+    let Launch { mut config, plan, source, api, jail, begun, launcher, filters } = launch;
     if plan.is_none() {
         // Whoever tells a machine by the API what to be expects Firecracker's.
         config.memory_bytes.get_or_insert(API_MEMORY_DEFAULT);
@@ -200,7 +205,7 @@ pub fn run(launch: Launch) -> Result<Ended, RunError> {
     }
     if let Some(plan) = plan {
         boot_timer::begin(begun, Duration::ZERO);
-        session.start(plan)?;
+        session.start(plan, source)?;
     }
     let reason = session.serve(&inbox)?;
     session.finish(reason)
@@ -233,6 +238,8 @@ struct Life {
     plan: Plan,
     surroundings: Surroundings,
     machine: RunningVm,
+    /// The files that its memory is mapped from.
+    base: Option<Base>,
 }
 
 /// The host's side of a machine, which stays when the machine is built again.
@@ -248,15 +255,17 @@ impl Session {
         self.server.as_mut().map_or(Ok(()), Server::go_on).map_err(RunError::from)
     }
 
-    fn start(&mut self, mut plan: Plan) -> Result<(), RunError> {
+    fn start(&mut self, mut plan: Plan, source: Option<Source>) -> Result<(), RunError> {
         self.join_network()?;
         let consoles = Consoles::open(&plan, &mut self.event_loop, &self.ending)?;
         let provisions = Provisions::default();
         let mut surroundings = Surroundings { consoles, vsock: None, metadata: None, provisions };
-        match self.build_in(&mut plan, &mut surroundings) {
+        match self.build_in(&mut plan, &mut surroundings, source.as_ref()) {
             Ok(machine) => {
-                self.life = Some(Life { plan, surroundings, machine });
-                self.phase = Phase::Running;
+                let is_paused = source.as_ref().is_some_and(|source| source.order.paused);
+                let base = source.and_then(|source| Base::of(source, &plan));
+                self.life = Some(Life { plan, surroundings, machine, base });
+                self.phase = if is_paused { Phase::Paused } else { Phase::Running };
                 self.begin_metrics();
                 Ok(())
             }
@@ -357,6 +366,8 @@ impl Session {
                 self.stop(grace)?;
                 Ok(Answer::Done)
             }
+            Command::Snapshot(order) => self.take_snapshot(&order)?,
+            Command::Restore(order) => self.go_on_from(*order),
             Command::FlushMetrics => self.flush_metrics(),
             Command::Reset => {
                 self.rebuild(Event::Reset)?;
@@ -412,7 +423,11 @@ impl Session {
         boot_timer::begin(Instant::now(), clock::process_time());
         let bad = |error: ConfigError| Refusal::new(Code::BadConfiguration, chain(&error));
         let plan = Plan::resolve(self.config.clone()).map_err(bad)?;
-        self.start(plan).map(|()| Answer::Done).map_err(|error| {
+        self.start_or_tell(plan, None)
+    }
+
+    fn start_or_tell(&mut self, plan: Plan, source: Option<Source>) -> Outcome {
+        self.start(plan, source).map(|()| Answer::Done).map_err(|error| {
             let code = match error.exit_code() {
                 ExitCode::BadConfiguration => Code::BadConfiguration,
                 _ => Code::HostFailure,

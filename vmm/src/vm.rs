@@ -10,20 +10,27 @@
 //! It does not decide when to stop; [`crate::run`] does, by what [`crate::end::Ending`] says.
 
 use std::io;
+use std::os::fd::{AsRawFd, RawFd};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use devices::memory::GuestMemory;
 use devices::metrics::Numbers;
+use devices::state::State;
 use devices::virtio::transport::Transport;
 
+use vm_memory::{GuestMemoryBackend, GuestMemoryRegion};
+
 use crate::controls::Controls;
-use crate::device_manager::Attached;
+use crate::device_manager::{Attached, Stateful};
 use crate::event_loop::{EventLoop, LoopSource, SourceId};
 use crate::kvm::Vm;
+use crate::kvm::state::{self, Pieces};
 use crate::memory::{self, mapped};
 use crate::metrics::Snapshot;
+use crate::snapshot::SnapshotError;
+use crate::snapshot::host::Host;
 use crate::threads::Threads;
 use crate::vcpu::{VcpuSetup, VcpuThread};
 
@@ -32,18 +39,25 @@ pub struct Microvm {
     pub(crate) vm: Vm,
     pub(crate) vcpus: Vec<VcpuSetup>,
     pub(crate) devices: Vec<Attached>,
+    /// These and every other one.
+    pub(crate) all: Vec<Stateful>,
     pub(crate) controls: Controls,
     /// What the loop serves for this machine besides its virtio devices.
     pub(crate) sources: Vec<Box<dyn LoopSource>>,
+    /// Whether it stands where another machine was saved: it does not run until it is resumed.
+    pub(crate) is_at_rest: bool,
 }
 
 /// A machine whose vCPUs run.
 pub struct RunningVm {
     // Field order is drop order: devices are gone before the VM.
     devices: Vec<Attached>,
+    all: Vec<Stateful>,
     controls: Controls,
     sources: Vec<SourceId>,
     vm: Vm,
+    /// Of the vCPUs, which the threads have until [`Self::stop`] takes them back.
+    vcpu_fds: Vec<RawFd>,
     threads: Rc<Threads>,
 }
 
@@ -53,9 +67,10 @@ impl Microvm {
     /// # Errors
     /// When the loop cannot watch them; no vCPU runs then.
     pub fn start(self, event_loop: &mut EventLoop, threads: Rc<Threads>) -> io::Result<RunningVm> {
-        let (devices, controls, vm) = (self.devices, self.controls, self.vm);
+        let (devices, all, controls, vm) = (self.devices, self.all, self.controls, self.vm);
         let sources = Vec::with_capacity(self.sources.len());
-        let mut running = RunningVm { devices, controls, sources, vm, threads };
+        let vcpu_fds = self.vcpus.iter().map(|vcpu| vcpu.fd.as_raw_fd()).collect();
+        let mut running = RunningVm { devices, all, controls, sources, vm, vcpu_fds, threads };
         for source in self.sources {
             match event_loop.add(source) {
                 Ok(source) => running.sources.push(source),
@@ -65,7 +80,13 @@ impl Microvm {
                 }
             }
         }
-        running.vcpus().iter().zip(self.vcpus).for_each(|(thread, setup)| thread.run(setup));
+        let is_at_rest = self.is_at_rest;
+        for (thread, setup) in running.vcpus().iter().zip(self.vcpus) {
+            thread.run(setup, is_at_rest);
+        }
+        if is_at_rest {
+            running.wait_for_rest(event_loop)?;
+        }
         Ok(running)
     }
 }
@@ -95,6 +116,12 @@ impl RunningVm {
         self.vm.memory()
     }
 
+    /// Bytes of it.
+    #[must_use]
+    pub fn memory_bytes(&self) -> u64 {
+        self.memory().iter().map(GuestMemoryRegion::len).sum()
+    }
+
     fn vcpus(&self) -> &[VcpuThread] {
         &self.threads.vcpus
     }
@@ -111,11 +138,41 @@ impl RunningVm {
     /// When the loop itself fails.
     pub fn pause(&self, event_loop: &mut EventLoop) -> io::Result<()> {
         self.vcpus().iter().for_each(VcpuThread::kick_to_pause);
+        self.wait_for_rest(event_loop)?;
+        self.on_devices(event_loop, Transport::pause)
+    }
+
+    fn wait_for_rest(&self, event_loop: &mut EventLoop) -> io::Result<()> {
         // A vCPU may be waiting for the loop at this moment.
         while !self.vcpus().iter().all(VcpuThread::is_at_rest) {
             event_loop.run_for(REST_ROUND_MS)?;
         }
-        self.on_devices(event_loop, Transport::pause)
+        Ok(())
+    }
+
+    /// The state of everything but memory; the machine is at rest.
+    ///
+    /// # Errors
+    /// [`SnapshotError::State`], [`SnapshotError::Device`].
+    pub fn save(&self, host: &Host) -> Result<SavedState, SnapshotError> {
+        let vcpus = (0..).zip(&self.vcpu_fds);
+        let vcpus = vcpus.map(|(index, fd)| state::save_vcpu(fd, index, host.facts()));
+        let mut saved = SavedState {
+            vcpus: vcpus.collect::<Result<_, _>>()?,
+            vm: state::save_vm(&self.vm)?,
+            devices: Vec::new(),
+        };
+        for Stateful { name, is_needed, device } in &self.all {
+            // No vCPU runs that could hold it.
+            let device = device.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+            let state = device
+                .save()
+                .map_err(|source| SnapshotError::Device { id: name.clone(), source })?;
+            if *is_needed || !state.is_empty() {
+                saved.devices.push((name.clone(), state));
+            }
+        }
+        Ok(saved)
     }
 
     /// Lets a machine that was paused go on.
@@ -175,10 +232,21 @@ impl RunningVm {
         }
         self.on_devices(event_loop, Transport::reset)?;
         self.devices.clear();
+        self.all.clear();
         self.vcpus().iter().for_each(|vcpu| drop(vcpu.take_back()));
         self.sources.drain(..).for_each(|source| event_loop.remove(source));
         Ok(())
     }
+}
+
+/// What [`RunningVm::save`] found.
+pub struct SavedState {
+    /// Interrupt controllers and clock.
+    pub vm: Pieces,
+    /// Each vCPU.
+    pub vcpus: Vec<Pieces>,
+    /// Each device that has state, by its name.
+    pub devices: Vec<(String, State)>,
 }
 
 /// How long one wait for the loop may take while stopping, in milliseconds; a thread that leaves its machine does not

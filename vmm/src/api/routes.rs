@@ -3,9 +3,12 @@
 //! The one table of what exists. Bodies are read here; whether a request makes sense now, and what it does, is the
 //! business of whoever owns the machine.
 
+mod snapshot;
+
 use std::path::PathBuf;
 use std::time::Duration;
 
+use devices::event::chain;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value, json};
@@ -13,6 +16,7 @@ use serde_json::{Map, Value, json};
 use super::FIRECRACKER_VERSION;
 use super::http::{ContentType, Method, Reply, Status};
 use crate::config::{Change, RateLimiter, Section, parse_duration};
+use crate::events::{self, Event};
 use crate::metrics::{host, openmetrics};
 use crate::requests::{
     Answer, BalloonCommand, Code, Command, ConsoleDevice, MetadataCommand, Outcome, Refusal,
@@ -48,7 +52,6 @@ pub enum For {
 const NOT_HERE: &[(&str, &str)] = &[
     ("hotplug", "memory cannot be added to a running machine"),
     ("pmem", "there is no such device"),
-    ("snapshot", "there are no snapshots"),
 ];
 
 /// Finds out what a request asks for.
@@ -76,6 +79,8 @@ pub fn route(method: Method, path: &str, body: &[u8]) -> Result<Target, Refusal>
         (Get, ["console", "virtio"]) => return Ok(Target::Console(Some(ConsoleDevice::Virtio))),
         (Patch, ["vm"]) => state(body)?,
         (Put, ["actions"]) => action(body)?,
+        (Put, ["snapshot", "create"]) => Command::Snapshot(snapshot::create(body)?),
+        (Put, ["snapshot", "load"]) => Command::Restore(Box::new(snapshot::load(body)?)),
         (Put, ["boot-source"]) => configure(Section::BootSource, body, &["kernel_image_path"])?,
         (Put, ["machine-config"]) => {
             configure(Section::MachineConfig, body, &["vcpu_count", "mem_size_mib"])?
@@ -129,6 +134,9 @@ pub fn is_deprecated(path: &str, body: &[u8]) -> bool {
     match path.trim_matches('/') {
         "vsock" => says("vsock_id").is_some_and(|id| !id.is_null()),
         "machine-config" => says("cpu_template").is_some_and(|template| !template.is_null()),
+        "snapshot/load" => ["mem_file_path", "enable_diff_snapshots"]
+            .iter()
+            .any(|key| says(key).is_some_and(|it| !it.is_null())),
         "mmds/config" => says("version").is_none_or(|version| version != "V2"),
         _ => false,
     }
@@ -146,6 +154,14 @@ pub fn reply(outcome: Outcome) -> Reply {
             let body = Some((ContentType::OpenMetrics, text));
             Reply { body, status: Status::Ok, deprecated: false }
         }
+        Ok(Answer::Saved(saved)) => match saved.draft.finish(&saved.state) {
+            Ok(()) => {
+                let path = saved.draft.place().state().to_string_lossy().into_owned();
+                events::emit(Event::Snapshotted { path });
+                Reply::done()
+            }
+            Err(error) => reply(Err(Refusal::new(Code::HostFailure, chain(&error)))),
+        },
         Err(refusal) if refusal.code == Code::MetadataTooLarge => {
             refuse(Status::TooLarge, &refusal)
         }

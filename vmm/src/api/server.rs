@@ -26,8 +26,10 @@ use super::routes::{self, For, Target};
 use super::{Api, ApiError};
 use crate::events::{self, Exit};
 use crate::metrics::api::{ApiCounters, Asked};
-use crate::requests::{Code, Message, Outbox, Outcome, Refusal};
+use crate::requests::{Code, Command, Message, Outbox, Outcome, Refusal};
 use crate::seccomp::Filters;
+use crate::snapshot::Draft;
+use devices::event::chain;
 use life::State;
 
 /// Clients at a time (Firecracker's number).
@@ -288,6 +290,22 @@ impl Worker {
                 let is_deprecated = target.is_ok() && routes::is_deprecated(&path, &body);
                 client.asked = Some((asked, is_deprecated));
                 match target {
+                    Ok(Target::Owner(Command::Snapshot(mut order))) => {
+                        // The owner of the machine may make no files.
+                        match Draft::begin(order.place.clone()) {
+                            Ok(draft) => {
+                                order.draft = Some(Arc::new(draft));
+                                let reply = replies.answering(birth);
+                                let command = Box::new(Command::Snapshot(order));
+                                self.outbox.send(Message::Command(command, reply));
+                            }
+                            Err(error) => {
+                                let refusal = Refusal::new(Code::HostFailure, chain(&error));
+                                let reply = routes::reply(Err(refusal));
+                                client.answer(reply, &self.counters, now);
+                            }
+                        }
+                    }
                     Ok(Target::Owner(command)) => {
                         let reply = replies.answering(birth);
                         self.outbox.send(Message::Command(Box::new(command), reply));

@@ -70,6 +70,18 @@ const VERBS: &[Entry] = &[
         )],
     ),
     verb("reset", "Build the machine again and start it, as after a reboot", &[]),
+    verb(
+        "snapshot",
+        "Save the machine in a directory, from which vmm --restore DIR goes on; the guest stands still meanwhile",
+        &[
+            word(
+                "directory",
+                Shape::Needed,
+                "The directory, made if it is not there; what it has is replaced",
+            ),
+            word("diff", Shape::Flag, "Only what has changed since the snapshot that is before it"),
+        ],
+    ),
     verb("power-button", "Press the power button, and leave it to the guest", &[]),
     verb(
         "set",
@@ -171,6 +183,10 @@ impl Words {
             "resume" => Verb::Resume,
             "stop" => Verb::Stop { grace: self.time("grace")? },
             "reset" => Verb::Reset,
+            "snapshot" => {
+                let directory = self.text("directory").unwrap_or_default().into();
+                Verb::Snapshot { directory, is_diff: self.flag("diff") }
+            }
             "power-button" => Verb::PowerButton,
             "set" => self.set().map_err(|error| ("set", error))?,
             "balloon" => {

@@ -19,7 +19,7 @@ fn run(words: &[&str]) -> Run {
 }
 
 fn plan_of(mut run: Run) -> Result<Plan, ConfigError> {
-    run.resolve().map(|(_, plan)| plan.unwrap())
+    run.resolve().map(|(_, plan, _)| plan.unwrap())
 }
 
 fn flags(words: &[&str]) -> VmConfig {
@@ -51,7 +51,7 @@ fn long_flags() -> Vec<String> {
 #[test]
 fn the_definition_is_sound() {
     Args::command().debug_assert();
-    assert_eq!(long_flags().len(), 39);
+    assert_eq!(long_flags().len(), 41);
 }
 
 #[test]
@@ -185,7 +185,7 @@ fn a_flag_that_counts_once_is_refused_twice() {
     for flag in long_flags() {
         let word = match flag.as_str() {
             "--append" | "--disk" | "--net" | "--iothread" => continue,
-            "--dry-run" | "--trace-boot" => flag.clone(),
+            "--dry-run" | "--trace-boot" | "--track-dirty" => flag.clone(),
             "--boot" => "--boot=pvh".to_owned(),
             "--vsock" => "--vsock=socket=v".to_owned(),
             "--jail" => "--jail=uid=1".to_owned(),

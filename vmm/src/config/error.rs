@@ -25,6 +25,14 @@ pub enum ConfigError {
         /// What cannot be.
         source: Box<ConfigError>,
     },
+    /// A snapshot that cannot be gone on from.
+    #[error(transparent)]
+    Snapshot(Box<crate::snapshot::SnapshotError>),
+    /// Both a snapshot and a file that describe the machine.
+    #[error(
+        "--restore and --config-file exclude each other: the snapshot says what the machine is"
+    )]
+    RestoreAndFile,
     /// Nothing to boot.
     #[error(
         "no kernel: add --kernel PATH (a bzImage or an ELF vmlinux), as in 'vmm --kernel bzImage --disk rootfs.img'; see 'vmm --help'"

@@ -24,6 +24,7 @@ mod observe;
 mod paths;
 mod plan;
 mod ready;
+mod restore;
 mod value;
 mod vsock;
 
@@ -55,6 +56,7 @@ pub use plan::{
     ID_DEFAULT, LEVEL_DEFAULT, LogPlan, MAX_VIRTIO_DEVICES, MEMORY_MAX, MEMORY_MIN, Plan,
 };
 pub use ready::{PATTERN_MAX, Ready};
+pub use restore::RestoreConfig;
 pub use value::{ValueError, parse_duration, parse_mac, parse_size};
 pub use vsock::{GUEST_CIDS, VsockConfig, VsockPlan};
 
@@ -141,6 +143,8 @@ pub struct VmConfig {
     pub log_module: Option<String>,
     /// Where metrics are written.
     pub metrics: Option<MetricsConfig>,
+    /// Whether it is to be known what a diff snapshot needs.
+    pub track_dirty: Option<bool>,
 }
 
 impl VmConfig {
@@ -242,6 +246,7 @@ impl VmConfig {
             log_origin: over.log_origin.or(self.log_origin),
             log_module: over.log_module.or(self.log_module),
             metrics: over.metrics.or(self.metrics),
+            track_dirty: over.track_dirty.or(self.track_dirty),
         }
     }
 }

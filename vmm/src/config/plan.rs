@@ -101,6 +101,8 @@ pub struct Plan {
     pub log: LogPlan,
     /// Where metrics are written.
     pub metrics: Option<MetricsConfig>,
+    /// Whether it is to be known what a diff snapshot needs.
+    pub track_dirty: bool,
 }
 
 /// Where log lines go, and which.
@@ -181,6 +183,7 @@ impl Plan {
             on_reboot: config.on_reboot.unwrap_or_default(),
             log,
             metrics: config.metrics,
+            track_dirty: config.track_dirty.unwrap_or(false),
         };
         plan.check_device_count()?;
         paths::check(&plan)?;

@@ -43,6 +43,7 @@ fn full(tag: u16) -> VmConfig {
         level: Some(if odd { LevelFilter::Info } else { LevelFilter::Debug }),
         log_origin: Some(odd),
         log_module: Some(text("module")),
+        track_dirty: Some(odd),
         metrics: Some(MetricsConfig::to(path("metrics"))),
     }
 }

@@ -11,10 +11,10 @@ mod show;
 mod wait;
 
 use std::io::{self, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::config::RateLimiter;
 use crate::requests::ConsoleDevice;
@@ -49,6 +49,13 @@ pub enum Verb {
     },
     /// Build it again.
     Reset,
+    /// Save it.
+    Snapshot {
+        /// In which directory.
+        directory: PathBuf,
+        /// Only what has changed.
+        is_diff: bool,
+    },
     /// Press its power button.
     PowerButton,
     /// Change a disk.
@@ -110,6 +117,7 @@ pub fn run(request: Request) -> Result<u8, CtlError> {
         Verb::Pause => ("PATCH", "/vm".to_owned(), r#"{"state":"Paused"}"#.to_owned()),
         Verb::Resume => ("PATCH", "/vm".to_owned(), r#"{"state":"Resumed"}"#.to_owned()),
         Verb::Reset => action("Reset", None),
+        Verb::Snapshot { directory, is_diff } => snapshot(&directory, is_diff)?,
         Verb::PowerButton => action("PowerButton", None),
         Verb::SetDisk { id, path, limits } => {
             let path = path.map(|path| format!(r#","path_on_host":{}"#, Value::String(path)));
@@ -161,6 +169,17 @@ fn show(mut client: Client, question: &Verb, json: bool) -> Result<u8, CtlError>
     };
     print(text)?;
     Ok(0)
+}
+
+/// A snapshot in `directory`, which is made if it is not there.
+fn snapshot(directory: &Path, is_diff: bool) -> Result<(&'static str, String, String), CtlError> {
+    let failed = |what| move |source| CtlError::Host { what, source };
+    std::fs::create_dir_all(directory).map_err(failed("make the directory"))?;
+    // The machine may have another one to start from.
+    let directory = std::path::absolute(directory).map_err(failed("find the directory"))?;
+    let kind = if is_diff { "Diff" } else { "Full" };
+    let body = json!({ "directory": directory.to_string_lossy(), "snapshot_type": kind });
+    Ok(("PUT", "/snapshot/create".to_owned(), body.to_string()))
 }
 
 /// An action, and what belongs to it.

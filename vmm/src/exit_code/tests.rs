@@ -1,6 +1,6 @@
 use super::*;
 
-const NAMED: [ExitCode; 18] = [
+const NAMED: [ExitCode; 19] = [
     ExitCode::PowerOff,
     ExitCode::Reboot,
     ExitCode::Panic,
@@ -17,6 +17,7 @@ const NAMED: [ExitCode; 18] = [
     ExitCode::Bug,
     ExitCode::Terminated,
     ExitCode::Violation,
+    ExitCode::MemoryLost,
     ExitCode::BadConfiguration,
     ExitCode::BadCommandLine,
 ];
@@ -26,7 +27,10 @@ fn the_numbers_are_a_contract() {
     let codes = NAMED.map(ExitCode::code);
     assert_eq!(
         codes,
-        [0, 110, 111, 112, 113, 115, 116, 117, 118, 123, 124, 125, 130, 134, 143, 148, 152, 153]
+        [
+            0, 110, 111, 112, 113, 115, 116, 117, 118, 123, 124, 125, 130, 134, 143, 148, 149, 152,
+            153
+        ]
     );
 }
 

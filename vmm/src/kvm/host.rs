@@ -1,7 +1,7 @@
 //! Opening /dev/kvm, and what kind of KVM it is.
 
 use std::io;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, RawFd};
 use std::path::Path;
 use std::sync::OnceLock;
 
@@ -108,7 +108,14 @@ impl Kvm {
     /// Whether the host has the capability of this number (`KVM_CAP_*`).
     #[must_use]
     pub fn has_capability(&self, number: u32) -> bool {
-        self.inner.check_extension_raw(libc::c_ulong::from(number)) > 0
+        self.capability(number) > 0
+    }
+
+    /// What KVM says of the capability of this number: 0 where there is none, often 1, sometimes a size.
+    #[must_use]
+    pub fn capability(&self, number: u32) -> usize {
+        let value = self.inner.check_extension_raw(libc::c_ulong::from(number));
+        usize::try_from(value).unwrap_or(0)
     }
 
     /// Most vCPUs that a VM can have.
@@ -139,6 +146,12 @@ impl Kvm {
                 other => return other.map_err(KvmError::call("create a VM")),
             }
         }
+    }
+}
+
+impl AsRawFd for Kvm {
+    fn as_raw_fd(&self) -> RawFd {
+        self.inner.as_raw_fd()
     }
 }
 

@@ -7,6 +7,7 @@
 
 mod cpuid;
 mod host;
+pub mod state;
 mod vm;
 
 pub use cpuid::set_cpuid;

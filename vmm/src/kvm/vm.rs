@@ -3,6 +3,7 @@
 #![expect(unsafe_code, reason = "handing guest memory to KVM is a contract on raw addresses")]
 
 use std::io;
+use std::os::fd::{AsRawFd, RawFd};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use arch::layout;
@@ -96,6 +97,12 @@ impl Vm {
     ) -> DevicePort {
         let wires = Arc::new(Wires { vm: self.fd.clone(), base, line, gsi });
         DevicePort { wires, on, started: Mutex::new(Started::default()) }
+    }
+}
+
+impl AsRawFd for Vm {
+    fn as_raw_fd(&self) -> RawFd {
+        self.fd.as_raw_fd()
     }
 }
 

@@ -13,6 +13,7 @@
 
 use std::fs::File;
 use std::io;
+use std::ops::Range;
 use std::os::fd::AsRawFd;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Mutex, OnceLock, PoisonError};
@@ -25,6 +26,13 @@ use crate::exit_code::ExitCode;
 
 /// Size of a page of a file.
 pub const PAGE: u64 = 4096;
+
+/// What is said when a page is missing.
+const KERNEL_PAGE: &str =
+    "a page of the kernel's file cannot be read (cut short, or the disk failed)";
+/// The same of a snapshot.
+pub const SNAPSHOT_PAGE: &str =
+    "a page of the snapshot's memory cannot be read (cut short, or the disk failed)";
 
 /// A file with a lease on it, and where parts of it are mapped: address and length in this process.
 pub struct MappedFile {
@@ -41,6 +49,8 @@ static END: AtomicUsize = AtomicUsize::new(0);
 static PREVIOUS: OnceLock<fatal::Previous> = OnceLock::new();
 static ASKED: AtomicBool = AtomicBool::new(false);
 static HANDLED: AtomicBool = AtomicBool::new(false);
+/// Whether the file is a snapshot's memory, not a kernel.
+static OF_SNAPSHOT: AtomicBool = AtomicBool::new(false);
 
 impl MappedFile {
     /// Takes the lease on `file`, which is open for reading only.
@@ -101,9 +111,8 @@ impl MappedFile {
         START.store(starts.min().unwrap_or(0), Ordering::Release);
         let ends = self.ranges.iter().map(|(start, len)| start + len);
         END.store(ends.max().unwrap_or(0), Ordering::Release);
-        if !HANDLED.swap(true, Ordering::AcqRel) {
-            handle_bus_errors();
-        }
+        OF_SNAPSHOT.store(false, Ordering::Release);
+        handle_bus_errors();
         *KEPT.lock().unwrap_or_else(PoisonError::into_inner) = Some(self);
     }
 
@@ -152,6 +161,23 @@ fn replace_by_copy(start: usize, len: usize) -> io::Result<()> {
     Ok(())
 }
 
+/// `memory` is a snapshot's file, of which a page can be missing later.
+pub(super) fn expect_missing_pages(memory: &GuestMemory) {
+    let ranges = super::ranges(memory);
+    START.store(ranges.iter().map(|range| range.start).min().unwrap_or(0), Ordering::Release);
+    END.store(ranges.iter().map(|range| range.end).max().unwrap_or(0), Ordering::Release);
+    OF_SNAPSHOT.store(true, Ordering::Release);
+    handle_bus_errors();
+}
+
+/// From the first to the last byte that is, or was, a kernel's file; empty when none was mapped.
+pub(super) fn span() -> Range<usize> {
+    match OF_SNAPSHOT.load(Ordering::Acquire) {
+        true => 0..0,
+        false => START.load(Ordering::Acquire)..END.load(Ordering::Acquire),
+    }
+}
+
 /// Somebody wants to write to the file (SIGIO), and waits.
 pub fn ask() {
     ASKED.store(true, Ordering::Release);
@@ -176,11 +202,15 @@ pub fn let_writers_in() {
 }
 
 /// The machine is gone, and its kernel with it: memory of the usual kind, without contents, takes the place of the pages
-/// of the file.
+/// of the file, a kernel's or a snapshot's.
 ///
 /// # Errors
 /// The errno of mmap(2).
-pub fn give_up() -> io::Result<()> {
+pub fn give_up(memory: &GuestMemory) -> io::Result<()> {
+    if OF_SNAPSHOT.swap(false, Ordering::AcqRel) {
+        let mut ranges = super::ranges(memory).into_iter();
+        return ranges.try_for_each(|range| replace_by_nothing(range.start, range.len()));
+    }
     match KEPT.lock().unwrap_or_else(PoisonError::into_inner).take() {
         Some(kept) => {
             kept.ranges.iter().try_for_each(|(start, len)| replace_by_nothing(*start, *len))
@@ -189,7 +219,7 @@ pub fn give_up() -> io::Result<()> {
     }
 }
 
-/// The range is one of [`MappedFile::map`].
+/// The range is one of [`MappedFile::map`], or all of a region.
 fn replace_by_nothing(start: usize, len: usize) -> io::Result<()> {
     const FLAGS: libc::c_int =
         libc::MAP_PRIVATE | libc::MAP_FIXED | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
@@ -204,13 +234,21 @@ fn replace_by_nothing(start: usize, len: usize) -> io::Result<()> {
     Ok(())
 }
 
-/// Whether guest memory is, or was, a file's: then a page of it can be missing.
+/// Why a page of guest memory can be missing, and the status of a process that ends by that; `None` while nothing of
+/// it is, or was, a file's.
 #[must_use]
-pub fn is_in_use() -> bool {
-    END.load(Ordering::Acquire) != 0
+pub fn missing_page() -> Option<(&'static str, ExitCode)> {
+    (END.load(Ordering::Acquire) != 0).then(|| match OF_SNAPSHOT.load(Ordering::Acquire) {
+        true => (SNAPSHOT_PAGE, ExitCode::MemoryLost),
+        false => (KERNEL_PAGE, ExitCode::HostFailure),
+    })
 }
 
-fn handle_bus_errors() {
+/// Has a missing page end the process with a reason. Call it before, when the machine may come to be mapped later.
+pub fn handle_bus_errors() {
+    if HANDLED.swap(true, Ordering::AcqRel) {
+        return;
+    }
     // SAFETY: the handler makes async-signal-safe calls only.
     if let Ok(Some(old)) = unsafe { fatal::watch(libc::SIGBUS, on_bus_error) } {
         let _ = PREVIOUS.set(old);
@@ -237,13 +275,14 @@ extern "C" fn on_bus_error(
         return;
     }
     devices::backend::console::restore_now();
-    say(
-        "vmm: host failure: a page of the kernel's file cannot be read (cut short, or the disk failed), at 0x",
-    );
+    let (what, code) = missing_page().unwrap_or(("a page is missing", ExitCode::HostFailure));
+    say("vmm: host failure: ");
+    say(what);
+    say(", at 0x");
     say_hex(address);
     say("\n");
     // SAFETY: ends the process without running anything of it.
-    unsafe { libc::_exit(ExitCode::HostFailure.code().into()) }
+    unsafe { libc::_exit(code.code().into()) }
 }
 
 /// Async-signal-safe.

@@ -14,11 +14,22 @@ use crate::config::{MetadataPlan, OnReboot, Plan, VsockPlan};
 use crate::end::EndReason;
 use crate::events::{self, Event};
 use crate::iothread::IoThreads;
+use crate::memory::mapped;
 use crate::readiness::Notify;
 use crate::seccomp::Thread;
+use crate::snapshot::Source;
 use crate::supervisor;
 use crate::threads::Threads;
 use crate::vm::{Microvm, RunningVm};
+
+/// What a machine is made of besides its plan.
+#[derive(Default)]
+pub(super) struct From<'a> {
+    /// The memory of the machine before.
+    pub(super) memory: Option<GuestMemory>,
+    /// A snapshot.
+    pub(super) source: Option<&'a Source>,
+}
 
 impl Session {
     /// The first machine in these surroundings.
@@ -26,6 +37,7 @@ impl Session {
         &mut self,
         plan: &mut Plan,
         around: &mut Surroundings,
+        source: Option<&Source>,
     ) -> Result<RunningVm, RunError> {
         // Programs of the host may come before there is a guest, and wait for it.
         let listen = |it: &VsockPlan| {
@@ -35,13 +47,16 @@ impl Session {
         around.vsock = plan.vsock.as_ref().map(listen).transpose()?;
         let serve = |it: &MetadataPlan| crate::metadata::serve(it, self.metadata.clone());
         around.metadata = plan.metadata.as_ref().map(serve).transpose()?;
-        self.enter_jail(plan, around)?;
+        self.enter_jail(plan, around, source.is_some())?;
         // Threads that are confined cannot ask.
         fatal::remember_process(console::has_terminal());
         let io = self.prepare_loops(plan)?;
-        let machine = self.build(plan, around, &io, None)?;
+        let machine = self.build(plan, around, &io, From { memory: None, source })?;
         let threads = Threads::start(plan, io, &self.ending, &self.filters)
             .map_err(host("start a thread"))?;
+        if plan.track_dirty {
+            mapped::handle_bus_errors();
+        }
         // Every other thread confines itself before it does anything; this one has done what takes more rights.
         let may_rebuild = self.server.is_some() || plan.on_reboot == OnReboot::Restart;
         if !may_rebuild {
@@ -52,6 +67,9 @@ impl Session {
         let threads = self.threads.insert(Rc::new(threads)).clone();
         let machine =
             machine.start(&mut self.event_loop, threads).map_err(host("watch the machine"))?;
+        if source.is_some_and(|source| !source.order.paused) {
+            machine.resume(&mut self.event_loop).map_err(host("resume the machine"))?;
+        }
         if let Some(limit) = plan.timeout {
             let reason = EndReason::Timeout(limit);
             supervisor::end_after(&mut self.event_loop, limit, reason, &self.ending)
@@ -71,7 +89,7 @@ impl Session {
         plan: &Plan,
         around: &Surroundings,
         iothreads: &IoThreads,
-        memory: Option<GuestMemory>,
+        from: From<'_>,
     ) -> Result<Microvm, RunError> {
         let around = Persistent {
             provisions: &around.provisions,
@@ -80,13 +98,14 @@ impl Session {
             vsock: around.vsock.as_ref(),
             metadata: around.metadata.as_ref(),
             iothreads,
-            memory,
+            memory: from.memory,
+            source: from.source,
             power_button: self.power.line(),
             ending: &self.ending,
             is_measured: self.watched.is_asked_for(),
         };
         let machine = builder::build(plan, &around)?;
-        events::emit(Event::Started);
+        events::emit(if from.source.is_some() { Event::Restored } else { Event::Started });
         if let Some(past) = self.patience.take() {
             self.event_loop.remove(past);
         }

@@ -40,9 +40,10 @@ impl Session {
         &mut self,
         plan: &mut Plan,
         around: &mut Surroundings,
+        is_restored: bool,
     ) -> Result<(), RunError> {
         let Some(door) = &self.jail else { return Ok(()) };
-        around.provisions = Provisions::of(plan)?;
+        around.provisions = Provisions::of(plan, is_restored)?;
         // What is asked of the host later must be known before.
         let _ = Flavour::detect();
         // A fork takes only one thread along.

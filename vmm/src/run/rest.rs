@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use super::build::From;
 use super::{Life, RunError, Session, host};
 use crate::boot_timer;
 use crate::clock;
@@ -61,17 +62,24 @@ impl Session {
     /// Stops the machine and builds it again from the same plan.
     pub(super) fn rebuild(&mut self, event: Event) -> Result<(), RunError> {
         let counted = self.watched.is_written().then(|| self.snapshot());
-        let Some(Life { plan, surroundings, machine }) = self.life.take() else { return Ok(()) };
+        let Some(Life { plan, surroundings, machine, .. }) = self.life.take() else {
+            return Ok(());
+        };
         let memory = machine.memory().clone();
         machine.stop(&mut self.event_loop).map_err(host("stop the machine"))?;
         self.ending.clear();
         events::emit(event);
         boot_timer::begin(Instant::now(), clock::process_time());
         let Some(threads) = self.threads.clone() else { return Ok(()) };
-        let machine = self.build(&plan, &surroundings, &threads.io, Some(memory))?;
+        let machine = self.build(
+            &plan,
+            &surroundings,
+            &threads.io,
+            From { memory: Some(memory), source: None },
+        )?;
         let machine =
             machine.start(&mut self.event_loop, threads).map_err(host("watch the machine"))?;
-        self.life = Some(Life { plan, surroundings, machine });
+        self.life = Some(Life { plan, surroundings, machine, base: None });
         self.phase = Phase::Running;
         self.move_metrics(counted.as_ref());
         Ok(())

@@ -130,6 +130,17 @@ mod request {
     pub(super) const KVM_GET_LAPIC: u32 = 0x8400_ae8e;
     pub(super) const KVM_SET_LAPIC: u32 = 0x4400_ae8f;
     pub(super) const KVM_GET_TSC_KHZ: u32 = 0xaea3;
+    pub(super) const KVM_GET_MSR_INDEX_LIST: u32 = 0xc004_ae02;
+    pub(super) const KVM_GET_SREGS: u32 = 0x8138_ae83;
+    pub(super) const KVM_GET_CPUID2: u32 = 0xc008_ae91;
+    pub(super) const KVM_GET_MP_STATE: u32 = 0x8004_ae98;
+    pub(super) const KVM_GET_VCPU_EVENTS: u32 = 0x8040_ae9f;
+    pub(super) const KVM_GET_DEBUGREGS: u32 = 0x8080_aea1;
+    pub(super) const KVM_GET_XSAVE: u32 = 0x9000_aea4;
+    pub(super) const KVM_GET_XSAVE2: u32 = 0x9000_aecf;
+    pub(super) const KVM_GET_XCRS: u32 = 0x8188_aea6;
+    pub(super) const KVM_GET_IRQCHIP: u32 = 0xc208_ae62;
+    pub(super) const KVM_GET_CLOCK: u32 = 0x8030_ae7c;
     pub(super) const KVM_KVMCLOCK_CTRL: u32 = 0xaead;
 }
 
@@ -143,6 +154,12 @@ const NO_EXEC: &[Test] = &[(2, Is::Without(libc::PROT_EXEC.cast_unsigned() as u6
 /// Files that are opened are there already, and stay as they are.
 const NO_CREATION: &[Test] =
     &[(2, Is::Without((libc::O_CREAT | libc::O_TRUNC | libc::O_APPEND).cast_unsigned() as u64))];
+
+/// A file that is made where there is none.
+const NEW_FILE: &[Test] = &[(
+    2,
+    Is::Int((libc::O_RDWR | libc::O_CREAT | libc::O_EXCL | libc::O_CLOEXEC).cast_unsigned()),
+)];
 
 const fn ioctl(on: Threads, request: &'static [Test]) -> Row {
     row(on, libc::SYS_ioctl, request)
@@ -283,6 +300,24 @@ pub const ROWS: &[Row] = &[
     ioctl(MAIN, is!(1, request::KVM_GET_LAPIC)).when(Case::Rebuild),
     ioctl(MAIN, is!(1, request::KVM_SET_LAPIC)).when(Case::Rebuild),
     ioctl(MAIN, is!(1, request::KVM_GET_TSC_KHZ)).when(Case::Rebuild),
+    // Machines are saved. The thread of the API makes the files.
+    ioctl(MAIN, is!(1, request::KVM_GET_MSR_INDEX_LIST)).when(Case::Rebuild),
+    ioctl(MAIN, is!(1, request::KVM_GET_REGS)).when(Case::Rebuild),
+    ioctl(MAIN, is!(1, request::KVM_GET_SREGS)).when(Case::Rebuild),
+    ioctl(MAIN, is!(1, request::KVM_GET_CPUID2)).when(Case::Rebuild),
+    ioctl(MAIN, is!(1, request::KVM_GET_MP_STATE)).when(Case::Rebuild),
+    ioctl(MAIN, is!(1, request::KVM_GET_VCPU_EVENTS)).when(Case::Rebuild),
+    ioctl(MAIN, is!(1, request::KVM_GET_DEBUGREGS)).when(Case::Rebuild),
+    ioctl(MAIN, is!(1, request::KVM_GET_XSAVE2)).when(Case::Rebuild),
+    // Before Linux 5.17.
+    ioctl(MAIN, is!(1, request::KVM_GET_XSAVE)).when(Case::Rebuild).rare(),
+    ioctl(MAIN, is!(1, request::KVM_GET_XCRS)).when(Case::Rebuild),
+    ioctl(MAIN, is!(1, request::KVM_GET_IRQCHIP)).when(Case::Rebuild),
+    ioctl(MAIN, is!(1, request::KVM_GET_CLOCK)).when(Case::Rebuild),
+    row(API, libc::SYS_openat, NEW_FILE),
+    row(API, libc::SYS_flock, &[]),
+    row(API, libc::SYS_fsync, &[]),
+    row(API, libc::SYS_rename, &[]),
 ];
 
 /// The type of every socket that is made.

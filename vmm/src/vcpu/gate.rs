@@ -68,11 +68,11 @@ impl<M> Gate<M> {
         self.changed.notify_all();
     }
 
-    /// Lends the thread a machine, to be run at once.
-    pub(super) fn give(&self, machine: M) {
+    /// Lends the thread a machine, to be run or to wait with.
+    pub(super) fn give(&self, machine: M, wish: Wish) {
         let mut state = self.lock();
         (state.given, state.left) = (Some(machine), None);
-        self.wish.store(Wish::Run as u8, Ordering::Release);
+        self.wish.store(wish as u8, Ordering::Release);
         // Whoever wakes up finds it unlocked.
         drop(state);
         self.changed.notify_all();
@@ -151,7 +151,7 @@ mod tests {
 
     fn gate() -> Arc<Gate<u8>> {
         let gate = Arc::new(Gate::new());
-        gate.give(7);
+        gate.give(7, Wish::Run);
         gate
     }
 
@@ -197,7 +197,7 @@ mod tests {
             thread::yield_now();
         }
         assert_eq!(gate.take_back(), Some(7));
-        gate.give(8);
+        gate.give(8, Wish::Run);
         assert_eq!(waiting.join().unwrap(), 8);
         assert_eq!(gate.wish(), Wish::Run);
     }
@@ -219,7 +219,7 @@ mod tests {
         };
         hand(&gate);
         assert_eq!(news.recv().unwrap(), thread.thread().id());
-        gate.give(1);
+        gate.give(1, Wish::Run);
         gate.ask(Wish::Wait);
         hand(&gate);
         assert_eq!(news.recv().unwrap(), thread.thread().id());

@@ -30,6 +30,7 @@ use crate::boot_trace::{self, Stage};
 use crate::end::{EndReason, Ending};
 use crate::event_loop::LoopHandle;
 use crate::events::ReadySign;
+use crate::exit_code::ExitCode;
 use crate::memory::mapped;
 use crate::readiness;
 use crate::seccomp::{Filters, Thread};
@@ -122,9 +123,9 @@ impl VcpuThread {
         self.exits.read()
     }
 
-    /// Runs the guest on `setup` from here on.
-    pub fn run(&self, setup: VcpuSetup) {
-        self.gate.give(setup);
+    /// Runs the guest on `setup` from here on, or once it is resumed.
+    pub fn run(&self, setup: VcpuSetup, is_at_rest: bool) {
+        self.gate.give(setup, if is_at_rest { Wish::Wait } else { Wish::Run });
     }
 
     /// Tells the thread to leave its machine and interrupts the guest. It may take until its current exit is served.
@@ -279,10 +280,13 @@ fn meaning(exit: VmExit) -> Option<EndReason> {
         VmExit::SystemEvent(_) => Some(EndReason::Panic),
         VmExit::Stuck(failure) => Some(EndReason::Stuck(failure)),
         VmExit::Failed(error)
-            if error.raw_os_error() == Some(libc::EFAULT) && mapped::is_in_use() =>
+            if error.raw_os_error() == Some(libc::EFAULT)
+                && let Some((what, code)) = mapped::missing_page() =>
         {
-            let what = "a page of guest memory is missing: was the kernel's file cut short?";
-            Some(EndReason::HostFailure(what.to_owned()))
+            Some(match code {
+                ExitCode::MemoryLost => EndReason::MemoryLost,
+                _ => EndReason::HostFailure(what.to_owned()),
+            })
         }
         VmExit::Failed(error) => Some(EndReason::HostFailure(format!("KVM_RUN failed: {error}"))),
     }

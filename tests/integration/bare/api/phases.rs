@@ -215,7 +215,7 @@ fn refusals_leave_everything_as_it_was() {
         ("PUT", "/mmds/config", json!({"network_interfaces": ["n"]}), "unknown_device"),
         ("PATCH", "/mmds", json!({"a": 1}), "bad_value"),
         ("PUT", "/mmds", json!([1]), "bad_value"),
-        ("PUT", "/snapshot/load", json!({}), "unsupported"),
+        ("PUT", "/hotplug/memory", json!({}), "unsupported"),
         ("GET", "/nothing", Value::Null, "unknown_endpoint"),
     ] {
         let body = if body.is_null() { String::new() } else { body.to_string() };

@@ -302,8 +302,6 @@ impl MachineConfig {
         let other_than_none = |text: Option<&str>| text.is_some_and(|text| text != "None");
         let templates = "there are no named templates; use \"None\" or a cpu-config";
         unsupported(other_than_none(self.cpu_template.as_deref()), key("cpu_template"), templates)?;
-        let dirty = "there are no snapshots that would need it; use false";
-        unsupported(self.track_dirty_pages == Some(true), key("track_dirty_pages"), dirty)?;
         if self.smt.is_some() && self.threads.is_some() {
             let what = "smt and threads say the same: keep one";
             return Err(FileError::Keys { key: "machine-config".to_owned(), what });
@@ -314,6 +312,7 @@ impl MachineConfig {
             })?),
             None => None,
         };
+        config.track_dirty = self.track_dirty_pages.filter(|is_wanted| *is_wanted);
         config.backing = self.backing();
         config.cpus = self.cpus();
         Ok(())

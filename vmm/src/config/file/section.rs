@@ -120,6 +120,7 @@ impl Change {
                 config.cpus = said.cpus;
                 config.memory_bytes = said.memory_bytes;
                 config.backing = said.backing;
+                config.track_dirty = said.track_dirty;
             }
             Section::CpuConfig => config.cpu_template = said.cpu_template,
             Section::Drive => replace(&mut config.disks, said.disks, |disk| disk.id.as_deref()),

@@ -77,7 +77,7 @@ pub(in crate::config) fn machine_config(config: &VmConfig) -> Value {
         "vcpu_count": count,
         "mem_size_mib": config.memory_bytes.unwrap_or(plan::MEMORY_DEFAULT) >> 20,
         "cpu_template": "None",
-        "track_dirty_pages": false,
+        "track_dirty_pages": config.track_dirty.unwrap_or(false),
         "huge_pages": match backing.pages {
             // Firecracker's word for the usual ones.
             Pages::Usual => json!("None"),
@@ -90,6 +90,8 @@ pub(in crate::config) fn machine_config(config: &VmConfig) -> Value {
         let own = [("cores", cores), ("threads", threads), ("sockets", sockets)];
         put(&mut machine, own.map(|(key, number)| (key, number.map(|number| json!(number)))));
     }
+    let own = [("prefault", backing.prefault), ("shared", backing.shared)];
+    put(&mut machine, own.map(|(key, is_set)| (key, is_set.then_some(json!(true)))));
     put(&mut machine, [("pin", some(pin.into_iter().map(Value::from).collect()))]);
     machine
 }

@@ -194,7 +194,6 @@ fn what_does_not_exist_here_is_refused_by_name() {
         (r#"{"memory-hotplug": {"total_size_mib": 1024}}"#, "memory-hotplug"),
         (r#"{"pmem": [{"id": "p"}]}"#, "pmem"),
         (r#"{"machine-config": {"cpu_template": "T2"}}"#, "machine-config.cpu_template"),
-        (r#"{"machine-config": {"track_dirty_pages": true}}"#, "machine-config.track_dirty_pages"),
         (
             r#"{"drives": [{"path_on_host": "a"}, {"path_on_host": "b", "socket": "s"}]}"#,
             "drives[1].socket",

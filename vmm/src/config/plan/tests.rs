@@ -117,6 +117,7 @@ fn the_plan_as_json() {
         "on_reboot": "restart",
         "log": { "path": "vmm.log", "level": "debug", "origin": true, "module": "vmm::run" },
         "metrics": { "metrics_path": "metrics.json" },
+        "track_dirty": false,
     });
     assert_eq!(json, expected);
 }

@@ -1,0 +1,130 @@
+//! The bodies of requests about snapshots.
+
+use std::path::PathBuf;
+
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use super::{malformed, read};
+use crate::config::{RestoreConfig, VmConfig, VsockConfig};
+use crate::memory::file::Which;
+use crate::requests::{Code, Refusal, RestoreOrder, SnapshotOrder};
+use crate::snapshot::Place;
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct CreateBody {
+    snapshot_path: Option<PathBuf>,
+    mem_file_path: Option<PathBuf>,
+    snapshot_type: Option<Kind>,
+    /// Our own, in the place of the two paths: the machine may run.
+    directory: Option<PathBuf>,
+}
+
+#[derive(Deserialize, PartialEq, Eq)]
+enum Kind {
+    Full,
+    Diff,
+}
+
+pub(super) fn create(body: &[u8]) -> Result<SnapshotOrder, Refusal> {
+    let CreateBody { snapshot_path, mem_file_path, snapshot_type, directory } = read(body)?;
+    let place = match (snapshot_path, mem_file_path, directory) {
+        (Some(state), Some(memory), None) => Place::Files { state, memory },
+        (None, None, Some(directory)) => Place::Directory(directory),
+        (None, _, None) => return Err(malformed("missing field `snapshot_path`")),
+        (_, None, None) => return Err(malformed("missing field `mem_file_path`")),
+        _ => return Err(malformed("directory takes the place of the paths of two files")),
+    };
+    let which = if snapshot_type == Some(Kind::Diff) { Which::Changed } else { Which::All };
+    let may_run = matches!(place, Place::Directory(_));
+    Ok(SnapshotOrder { place, which, may_run, draft: None })
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct LoadBody {
+    snapshot_path: PathBuf,
+    mem_backend: Option<Backend>,
+    mem_file_path: Option<PathBuf>,
+    #[serde(default)]
+    track_dirty_pages: bool,
+    #[serde(default)]
+    enable_diff_snapshots: bool,
+    #[serde(default)]
+    resume_vm: bool,
+    #[serde(default)]
+    network_overrides: Vec<NetworkOverride>,
+    vsock_override: Option<VsockOverride>,
+    #[serde(default)]
+    clock_realtime: bool,
+    // Our own.
+    #[serde(default)]
+    force: bool,
+    /// What a configuration file may say of the host's side of devices.
+    overrides: Option<Value>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Backend {
+    backend_type: BackendType,
+    backend_path: PathBuf,
+}
+
+#[derive(Deserialize, PartialEq, Eq)]
+enum BackendType {
+    File,
+    Uffd,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct NetworkOverride {
+    iface_id: String,
+    host_dev_name: String,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct VsockOverride {
+    uds_path: PathBuf,
+}
+
+pub(super) fn load(body: &[u8]) -> Result<RestoreOrder, Refusal> {
+    let body: LoadBody = read(body)?;
+    if body.mem_backend.as_ref().is_some_and(|it| it.backend_type == BackendType::Uffd) {
+        let message = "mem_backend.backend_type Uffd is not supported: use File";
+        return Err(Refusal::new(Code::Unsupported, message));
+    }
+    let memory = match (body.mem_backend, body.mem_file_path) {
+        (Some(_), Some(_)) => {
+            return Err(malformed("mem_backend and mem_file_path exclude each other: keep one"));
+        }
+        (backend, path) => backend.map(|backend| backend.backend_path).or(path),
+    };
+    let mut over = match body.overrides {
+        Some(said) => of_file(&said)?,
+        None => VmConfig::default(),
+    };
+    let nets = body.network_overrides.iter();
+    let nets = nets.map(|it| json!({"iface_id": it.iface_id, "host_dev_name": it.host_dev_name}));
+    let nets: Vec<Value> = nets.collect();
+    over.nets.extend(of_file(&json!({ "network-interfaces": nets }))?.nets);
+    if let Some(VsockOverride { uds_path: socket }) = body.vsock_override {
+        over.vsock = Some(VsockConfig { guest_cid: None, socket, ready_port: None });
+    }
+    let from = RestoreConfig {
+        path: body.snapshot_path,
+        memory,
+        force: body.force,
+        is_real_time: body.clock_realtime,
+        paused: !body.resume_vm,
+        track_dirty: body.track_dirty_pages || body.enable_diff_snapshots,
+    };
+    Ok(RestoreOrder { from, over })
+}
+
+fn of_file(said: &Value) -> Result<VmConfig, Refusal> {
+    VmConfig::from_json(said.to_string().as_bytes()).map_err(|error| Refusal::from(&error))
+}

@@ -1,0 +1,81 @@
+//! A machine that goes on from a snapshot: what takes the place of loading a kernel and of the first registers.
+
+use std::sync::PoisonError;
+
+use arch::{ApicIds, Topology};
+use devices::memory::GuestMemory;
+use kvm_ioctls::VcpuFd;
+
+use super::BuildError;
+use crate::config::Plan;
+use crate::device_manager::Stateful;
+use crate::generation;
+use crate::kvm::{Kvm, Vm, state};
+use crate::memory::file;
+use crate::snapshot::host::Host;
+use crate::snapshot::{SnapshotError, Source};
+
+/// The memory of `source`.
+pub(super) fn memory(plan: &Plan, source: &Source) -> Result<GuestMemory, BuildError> {
+    let mut backing = plan.backing;
+    // What a balloon lets go must be zeroes later, not the file again.
+    backing.prefault |= plan.balloon.is_some();
+    Ok(file::restore(source.record.memory.bytes, &source.layers, backing)?)
+}
+
+/// Gives vCPUs, interrupt controllers and devices their state; the devices are at rest. The order is KVM's: the local
+/// interrupt controllers come with the vCPUs, the clock needs their counters, and devices raise interrupts.
+pub(super) fn machine(
+    source: &Source,
+    kvm: &Kvm,
+    vm: &Vm,
+    topology: Topology,
+    devices: &[Stateful],
+) -> Result<Vec<VcpuFd>, BuildError> {
+    let (order, record) = (&source.order, &source.record);
+    let apic_ids = ApicIds::new(&topology);
+    let vcpus = apic_ids.iter().map(|id| vm.create_vcpu(id)).collect::<Result<Vec<_>, _>>()?;
+    if vcpus.len() != record.vcpus.len() {
+        let what =
+            format!("it has {} vCPUs, its configuration {}", record.vcpus.len(), vcpus.len());
+        return Err(SnapshotError::Override { what }.into());
+    }
+    let host = Host::of(kvm)?;
+    let khz = vcpus.first().map_or(0, state::tsc_khz);
+    let differences = host.differences(record, khz);
+    let may_force = differences.iter().all(|it| it.is_safe);
+    let is_forced = order.force && may_force;
+    if !differences.is_empty() && !is_forced {
+        return Err(SnapshotError::Host { differences, may_force }.into());
+    }
+    for (vcpu, state) in vcpus.iter().zip(&record.vcpus) {
+        state::restore_vcpu(vcpu, state, host.facts()).map_err(SnapshotError::State)?;
+    }
+    state::restore_vm(vm, &record.vm, order.is_real_time).map_err(SnapshotError::State)?;
+    generation::renew(vm)?;
+    restore_devices(source, devices)?;
+    Ok(vcpus)
+}
+
+fn restore_devices(source: &Source, devices: &[Stateful]) -> Result<(), SnapshotError> {
+    let saved = &source.record.devices;
+    let is_here = |name: &String| devices.iter().any(|device| device.name == *name);
+    let is_there = |device: &Stateful| saved.iter().any(|(name, _)| *name == device.name);
+    if !saved.iter().all(|(name, _)| is_here(name))
+        || !devices.iter().all(|device| is_there(device) || !device.is_needed)
+    {
+        let here = devices.iter().map(|device| device.name.clone()).collect();
+        let there = saved.iter().map(|(name, _)| name.clone()).collect();
+        return Err(SnapshotError::Devices { there, here });
+    }
+    for device in devices {
+        let Some((id, state)) = saved.iter().find(|(name, _)| *name == device.name) else {
+            continue;
+        };
+        let mut registers = device.device.lock().unwrap_or_else(PoisonError::into_inner);
+        registers
+            .restore(state)
+            .map_err(|source| SnapshotError::Device { id: id.clone(), source })?;
+    }
+    Ok(())
+}

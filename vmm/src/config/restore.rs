@@ -1,0 +1,65 @@
+//! A snapshot that the machine is to go on from, as the user says it.
+
+use std::path::PathBuf;
+use std::str::FromStr;
+
+use super::value::{ValueError, rejoin, split_list};
+
+/// What to go on from, and how.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct RestoreConfig {
+    /// A directory, or a file of state.
+    pub path: PathBuf,
+    /// The memory file, if it is not the one that the state names.
+    pub memory: Option<PathBuf>,
+    /// The guest goes on although the host is another, where that is safe.
+    pub force: bool,
+    /// The guest's clock goes on as if it had never stood still.
+    pub is_real_time: bool,
+    /// The machine stays at rest.
+    pub paused: bool,
+    /// What changes from here on is to be known.
+    pub track_dirty: bool,
+}
+
+/// Reads `DIR[,force][,paused][,real-time]`. A comma in the path is doubled.
+impl FromStr for RestoreConfig {
+    type Err = ValueError;
+
+    fn from_str(text: &str) -> Result<Self, ValueError> {
+        const KNOWN: &str = "force, paused, real-time";
+        let mut order = Self::default();
+        for (index, part) in split_list(text)?.into_iter().enumerate() {
+            match part.key.as_str() {
+                _ if index == 0 => order.path = rejoin(part).into(),
+                "force" => order.force = part.word("force").map(|()| true)?,
+                "paused" => order.paused = part.word("paused").map(|()| true)?,
+                "real-time" => order.is_real_time = part.word("real-time").map(|()| true)?,
+                _ => return Err(ValueError::UnknownPart { text: part.key, known: KNOWN }),
+            }
+        }
+        Ok(order)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_path_and_its_words() {
+        let read = |text: &str| text.parse::<RestoreConfig>();
+        let plain = RestoreConfig { path: "a=b,c".into(), ..RestoreConfig::default() };
+        assert_eq!(read("a=b,,c"), Ok(plain.clone()));
+        let all = RestoreConfig { force: true, paused: true, is_real_time: true, ..plain };
+        assert_eq!(read("a=b,,c,paused,force,real-time"), Ok(all));
+        for (text, words) in [
+            ("", "empty part"),
+            ("dir,force=1", "must be written force"),
+            ("dir,pause", "did you mean \"paused\"?"),
+        ] {
+            let message = read(text).unwrap_err().to_string();
+            assert!(message.contains(words), "{text}: {message}");
+        }
+    }
+}

@@ -1,0 +1,200 @@
+//! The files of a snapshot while it is made: under other names until all of it is on disk.
+//!
+//! A memory file is new for each snapshot, and the state says which one is its own. Both get their names when they are
+//! whole, memory first: whoever is killed meanwhile leaves the old snapshot or the new one. What is left of such a one, and
+//! memory that no state names, is removed by the next that is made in the same directory. Nothing here knows what is in the files.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read, Write};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use super::container::Id;
+use super::record::Record;
+use super::{STATE, SnapshotError};
+
+/// What a memory file's name begins with, before its id.
+const MEMORY: &str = "memory-";
+/// What names begin with until all is done.
+const UNDONE: &str = ".undone-";
+
+/// Where a snapshot is to be.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Place {
+    /// In a directory of its own, in the place of the one that is there.
+    Directory(PathBuf),
+    /// In these two files.
+    Files {
+        /// The state's.
+        state: PathBuf,
+        /// The memory's.
+        memory: PathBuf,
+    },
+}
+
+impl Place {
+    /// The file of the state.
+    #[must_use]
+    pub fn state(&self) -> PathBuf {
+        match self {
+            Self::Directory(directory) => directory.join(STATE),
+            Self::Files { state, .. } => state.clone(),
+        }
+    }
+}
+
+/// See the module. Dropped before it is finished, it leaves nothing behind.
+#[derive(Debug)]
+pub struct Draft {
+    id: Id,
+    place: Place,
+    state: File,
+    memory: Arc<File>,
+    is_done: AtomicBool,
+}
+
+/// Each is another one.
+impl PartialEq for Draft {
+    fn eq(&self, other: &Self) -> bool {
+        self.id == other.id
+    }
+}
+
+impl Draft {
+    /// Makes the files.
+    ///
+    /// # Errors
+    /// [`SnapshotError::Create`].
+    pub fn begin(place: Place) -> Result<Self, SnapshotError> {
+        let mut id = Id::default();
+        let random = File::open("/dev/urandom").and_then(|mut file| file.read_exact(&mut id.0));
+        random.map_err(|source| SnapshotError::Create { path: "/dev/urandom".into(), source })?;
+        if let Place::Directory(directory) = &place {
+            remove_free(directory, |name| name.starts_with(UNDONE));
+        }
+        let state = create(&undone(&place.state(), id))?;
+        let memory = create(&undone(&memory_of(&place, id), id)).inspect_err(|_| {
+            let _ = fs::remove_file(undone(&place.state(), id));
+        })?;
+        Ok(Self { id, place, state, memory: Arc::new(memory), is_done: AtomicBool::new(false) })
+    }
+
+    /// The snapshot's id.
+    #[must_use]
+    pub fn id(&self) -> Id {
+        self.id
+    }
+
+    /// Where it will be.
+    #[must_use]
+    pub fn place(&self) -> &Place {
+        &self.place
+    }
+
+    /// Where the memory goes.
+    #[must_use]
+    pub fn memory(&self) -> &Arc<File> {
+        &self.memory
+    }
+
+    /// Whether both files are what they are to be.
+    #[must_use]
+    pub fn is_done(&self) -> bool {
+        self.is_done.load(Ordering::Acquire)
+    }
+
+    /// Where the memory will be.
+    #[must_use]
+    pub fn memory_path(&self) -> PathBuf {
+        memory_of(&self.place, self.id)
+    }
+
+    /// Writes the state, and makes both files what they are to be.
+    ///
+    /// # Errors
+    /// [`SnapshotError::Write`].
+    pub fn finish(&self, state: &[u8]) -> Result<(), SnapshotError> {
+        let (path, memory) = (self.place.state(), self.memory_path());
+        let failed = |path: &Path| {
+            let path = path.to_owned();
+            move |source| SnapshotError::Write { path, source }
+        };
+        (&self.state).write_all(state).map_err(failed(&path))?;
+        self.memory.sync_all().map_err(failed(&memory))?;
+        self.state.sync_all().map_err(failed(&path))?;
+        fs::rename(undone(&memory, self.id), &memory).map_err(failed(&memory))?;
+        sync_directory(&memory).map_err(failed(&memory))?;
+        fs::rename(undone(&path, self.id), &path).map_err(failed(&path))?;
+        self.is_done.store(true, Ordering::Release);
+        sync_directory(&path).map_err(failed(&path))?;
+        if let Place::Directory(directory) = &self.place {
+            let own = own_files(directory);
+            remove_free(directory, |name| is_memory(name) && !own.contains(&name.into()));
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Draft {
+    fn drop(&mut self) {
+        if !self.is_done.load(Ordering::Acquire) {
+            for path in [self.place.state(), self.memory_path()] {
+                let _ = fs::remove_file(undone(&path, self.id));
+            }
+        }
+    }
+}
+
+fn memory_of(place: &Place, id: Id) -> PathBuf {
+    match place {
+        Place::Directory(directory) => directory.join(format!("{MEMORY}{id}")),
+        Place::Files { memory, .. } => memory.clone(),
+    }
+}
+
+/// The name of a file until it is done.
+fn undone(path: &Path, id: Id) -> PathBuf {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    path.with_file_name(format!("{UNDONE}{id}-{name}"))
+}
+
+fn create(path: &Path) -> Result<File, SnapshotError> {
+    let file = OpenOptions::new().read(true).write(true).create_new(true).open(path);
+    let file = file.map_err(|source| SnapshotError::Create { path: path.to_owned(), source })?;
+    // Whoever finds it locked leaves it alone.
+    let _ = file.lock();
+    Ok(file)
+}
+
+/// The memory files that the snapshot in `directory` has there.
+fn own_files(directory: &Path) -> Vec<PathBuf> {
+    let state = fs::read(directory.join(STATE)).ok().and_then(|it| Record::decode(&it).ok());
+    let layers = state.into_iter().flat_map(|state| state.memory.layers);
+    layers.map(|layer| layer.file).collect()
+}
+
+/// Whether a file is called as the memory of some snapshot.
+fn is_memory(name: &str) -> bool {
+    name.strip_prefix(MEMORY).is_some_and(|id| Id::parse(id).is_some())
+}
+
+/// Removes the files of `directory` that are called so and that nobody is writing at.
+fn remove_free(directory: &Path, is_meant: impl Fn(&str) -> bool) {
+    let entries = fs::read_dir(directory).into_iter().flatten().filter_map(Result::ok);
+    for path in entries.map(|entry| entry.path()) {
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        let is_free = || File::open(&path).is_ok_and(|file| file.try_lock().is_ok());
+        if is_meant(&name) && is_free() {
+            let _ = fs::remove_file(&path);
+        }
+    }
+}
+
+fn sync_directory(of: &Path) -> io::Result<()> {
+    let directory = of.parent().filter(|parent| !parent.as_os_str().is_empty());
+    File::open(directory.unwrap_or_else(|| Path::new(".")))?.sync_all()
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,80 @@
+use super::*;
+use crate::test_dir::TestDir;
+
+/// The state of a snapshot whose memory is in `file`.
+fn state_of(file: &str, draft: &Draft) -> Vec<u8> {
+    let first = include_bytes!("../../../../tests/snapshots/1/state");
+    let mut record = Record::decode(first).unwrap();
+    record.id = draft.id();
+    record.memory.layers[0].file = file.into();
+    record.encode()
+}
+
+fn names(directory: &Path) -> Vec<String> {
+    let entries = fs::read_dir(directory).unwrap();
+    let mut names: Vec<_> =
+        entries.map(|it| it.unwrap().file_name().into_string().unwrap()).collect();
+    names.sort();
+    names
+}
+
+fn finished(directory: &Path) -> String {
+    let draft = Draft::begin(Place::Directory(directory.to_owned())).unwrap();
+    let name = format!("memory-{}", draft.id());
+    draft.finish(&state_of(&name, &draft)).unwrap();
+    assert!(draft.is_done());
+    name
+}
+
+#[test]
+fn a_new_one_takes_the_place_of_the_old_one() {
+    let dir = TestDir::new();
+    let first = finished(dir.path());
+    assert_eq!(names(dir.path()), [first.clone(), STATE.to_owned()]);
+    let second = finished(dir.path());
+    assert_ne!(first, second);
+    assert_eq!(names(dir.path()), [second, STATE.to_owned()]);
+}
+
+#[test]
+fn one_that_is_given_up_leaves_nothing() {
+    let dir = TestDir::new();
+    let first = finished(dir.path());
+    let draft = Draft::begin(Place::Directory(dir.path().to_owned())).unwrap();
+    assert_eq!(names(dir.path()).len(), 4);
+    drop(draft);
+    assert_eq!(names(dir.path()), [first, STATE.to_owned()]);
+}
+
+#[test]
+fn what_a_killed_one_left_is_removed_and_what_another_writes_is_not() {
+    let dir = TestDir::new();
+    let kept = finished(dir.path());
+    let other = Draft::begin(Place::Directory(dir.path().to_owned())).unwrap();
+    let id = "0123456789abcdef0123456789abcdef";
+    let (undone, memory) = (format!("{UNDONE}{id}-{STATE}"), format!("{MEMORY}{id}"));
+    for name in [&undone, &memory] {
+        fs::write(dir.path().join(name), "x").unwrap();
+    }
+    let draft = Draft::begin(Place::Directory(dir.path().to_owned())).unwrap();
+    assert!(!names(dir.path()).contains(&undone));
+    drop(draft);
+    let now = finished(dir.path());
+    let left = names(dir.path());
+    assert!(!left.contains(&memory) && !left.contains(&kept), "{left:?}");
+    assert_eq!(left.len(), 4);
+    drop(other);
+    assert_eq!(names(dir.path()), [now, STATE.to_owned()]);
+}
+
+#[test]
+fn two_files_are_named_as_they_are_asked_for() {
+    let dir = TestDir::new();
+    let (state, memory) = (dir.path().join("s"), dir.path().join("m"));
+    let draft = Draft::begin(Place::Files { state, memory: memory.clone() }).unwrap();
+    assert_eq!(draft.memory_path(), memory);
+    draft.finish(b"anything").unwrap();
+    assert_eq!(names(dir.path()), ["m", "s"]);
+    let nowhere = Place::Directory(dir.path().join("nowhere"));
+    assert!(Draft::begin(nowhere).unwrap_err().to_string().contains("cannot be made"));
+}

@@ -1,0 +1,76 @@
+//! What a snapshot is, for people and programs.
+
+use std::fmt::Write;
+use std::path::Path;
+
+use serde_json::{Value, json};
+
+use super::container::FORMAT;
+use super::record::Record;
+use super::source::read_record;
+use super::{STATE, SnapshotError, at};
+
+/// The snapshot in a directory, or of a file of state, as text or as JSON.
+///
+/// # Errors
+/// [`SnapshotError`] when the state cannot be used. Memory files are not looked at.
+pub fn describe(path: &Path, is_json: bool) -> Result<String, SnapshotError> {
+    let path = if path.is_dir() { path.join(STATE) } else { path.to_owned() };
+    let record = read_record(&path)?;
+    Ok(if is_json { json(&record).to_string() + "\n" } else { text(&record) })
+}
+
+fn json(record: &Record) -> Value {
+    let layers = record.memory.layers.iter().map(|layer| {
+        let pages = layer.pages.as_ref();
+        let pages = pages.map(|runs| runs.iter().map(|run| run.count).sum::<u64>());
+        json!({ "file": layer.file, "id": layer.id, "pages": pages })
+    });
+    let vcpus = record.vcpus.iter().map(|vcpu| {
+        vcpu.sizes().map(|(name, len)| (name.to_owned(), json!(len))).collect::<Value>()
+    });
+    json!({
+        "format": FORMAT,
+        "id": record.id.to_string(),
+        "meta": record.meta,
+        "config": record.config,
+        "memory": { "bytes": record.memory.bytes, "layers": layers.collect::<Vec<_>>() },
+        "vcpus": vcpus.collect::<Vec<_>>(),
+        "devices": record.devices.iter().map(|(id, state)| (id.clone(), json!(state))).collect::<Value>(),
+    })
+}
+
+fn text(record: &Record) -> String {
+    let whole = json(record);
+    let (meta, host) = (&record.meta, at(&record.meta, "host"));
+    let word = |value: &Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+    let mut text = String::new();
+    let mut line = |name: &str, what: String| {
+        // Writing to a String cannot fail.
+        let _ = writeln!(text, "{name:<8} {what}");
+    };
+    line("id", record.id.to_string());
+    line("format", format!("{FORMAT} (vmm {})", word(at(meta, "vmm"))));
+    line("kind", word(at(meta, "kind")));
+    line("created", format!("{} (seconds since 1970)", at(meta, "created")));
+    let [vendor, family, model, stepping, kvm] =
+        ["vendor", "family", "model", "stepping", "kvm"].map(|key| word(at(host, key)));
+    line("host", format!("{vendor} family {family} model {model} stepping {stepping}, {kvm}"));
+    line("memory", format!("{} MiB", record.memory.bytes >> 20));
+    for layer in at(at(&whole, "memory"), "layers").as_array().into_iter().flatten() {
+        let pages = match at(layer, "pages").as_u64() {
+            Some(pages) => format!("{} KiB of changes", pages * 4),
+            None => "all pages".to_owned(),
+        };
+        line("", format!("{} ({pages})", word(at(layer, "file"))));
+    }
+    for (index, vcpu) in record.vcpus.iter().enumerate() {
+        let sizes: Vec<_> = vcpu.sizes().map(|(name, len)| format!("{name} {len}")).collect();
+        line(&format!("vcpu {index}"), sizes.join(", "));
+    }
+    for (id, state) in &record.devices {
+        let status = at(&json!(state), "status").as_u64().map(|it| format!("status {it:#x}"));
+        line("device", format!("{id} {}", status.unwrap_or_default()).trim_end().to_owned());
+    }
+    text
+}

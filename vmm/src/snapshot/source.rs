@@ -1,0 +1,84 @@
+//! A snapshot that a machine is to go on from: read and checked as a whole before anything is built.
+
+use std::fs::File;
+use std::io::Read;
+use std::path::Path;
+use std::sync::Arc;
+
+use super::record::{LayerRecord, Record};
+use super::{STATE, SnapshotError, overrides};
+use crate::config::{RestoreConfig, VmConfig};
+use crate::memory::file::{self, Layer};
+
+/// Most bytes of a file of state. A diff of a machine of 1 TiB may have that many.
+const STATE_MAX: u64 = 256 << 20;
+
+/// A snapshot, its files open.
+#[derive(Debug)]
+pub struct Source {
+    /// How to go on.
+    pub order: RestoreConfig,
+    /// What it says.
+    pub record: Record,
+    /// Its memory, the whole file first.
+    pub layers: Vec<Layer>,
+}
+
+impl Source {
+    /// Reads and checks all files.
+    ///
+    /// # Errors
+    /// [`SnapshotError`].
+    pub fn read(order: RestoreConfig) -> Result<Self, SnapshotError> {
+        let path = if order.path.is_dir() { order.path.join(STATE) } else { order.path.clone() };
+        let mut record = read_record(&path)?;
+        let directory = path.parent().unwrap_or_else(|| Path::new("."));
+        let directory = std::path::absolute(directory)
+            .map_err(|source| SnapshotError::Read { path: path.clone(), source })?;
+        if let (Some(memory), Some(last)) = (&order.memory, record.memory.layers.last_mut()) {
+            memory.clone_into(&mut last.file);
+            // That of the process, not of the state.
+            if let Ok(whole) = std::path::absolute(memory) {
+                last.file = whole;
+            }
+        }
+        let mut layers = Vec::new();
+        for layer in &mut record.memory.layers {
+            layer.file = directory.join(&layer.file);
+            layers.push(open_layer(layer, record.memory.bytes)?);
+        }
+        Ok(Self { order, record, layers })
+    }
+
+    /// The machine's configuration, with what `over` says of its host's resources.
+    ///
+    /// # Errors
+    /// [`SnapshotError::Config`], [`SnapshotError::Override`].
+    pub fn config(&self, over: VmConfig) -> Result<VmConfig, SnapshotError> {
+        let text = self.record.config.to_string();
+        let config = VmConfig::from_json(text.as_bytes()).map_err(SnapshotError::Config)?;
+        overrides::apply(config, over)
+    }
+}
+
+/// Reads a file of state.
+///
+/// # Errors
+/// [`SnapshotError`].
+pub fn read_record(path: &Path) -> Result<Record, SnapshotError> {
+    let failed = |source| SnapshotError::Read { path: path.to_owned(), source };
+    let mut bytes = Vec::new();
+    let file = File::open(path).map_err(failed)?;
+    file.take(STATE_MAX).read_to_end(&mut bytes).map_err(failed)?;
+    Record::decode(&bytes).map_err(|source| SnapshotError::Record { path: path.to_owned(), source })
+}
+
+fn open_layer(layer: &LayerRecord, ram: u64) -> Result<Layer, SnapshotError> {
+    let path = &layer.file;
+    let file =
+        File::open(path).map_err(|source| SnapshotError::Read { path: path.clone(), source })?;
+    let id = super::container::Id::parse(&layer.id).unwrap_or_default();
+    file::check(&file, ram, id.0)
+        .map_err(|source| SnapshotError::Memory { path: path.clone(), source })?;
+    Ok(Layer { file: Arc::new(file), pages: layer.pages.clone() })
+}
