@@ -28,6 +28,12 @@ impl Puppet {
         Self { machine: RefCell::new(machine), unsent: RefCell::default() }
     }
 
+    /// A puppet that is somewhere in its life already, as `vmm` restores it.
+    #[must_use]
+    pub fn go_on(vmm: Vmm) -> Self {
+        Self { machine: RefCell::new(vmm.spawn()), unsent: RefCell::default() }
+    }
+
     /// A puppet without devices but the machine's own.
     #[must_use]
     pub fn alone() -> Self {
@@ -143,6 +149,12 @@ impl Puppet {
     /// Looks at the machine while the puppet runs.
     pub fn with_machine<T>(&self, look: impl FnOnce(&mut Machine) -> T) -> T {
         look(&mut self.machine.borrow_mut())
+    }
+
+    /// Sends what was told, and waits for nothing.
+    #[track_caller]
+    pub fn send(&self) {
+        self.flush();
     }
 
     #[track_caller]

@@ -315,6 +315,16 @@ impl<'p> Queue<'p> {
         Self { device, index, areas, size: Self::SIZE, offered: 0, seen: 0 }
     }
 
+    /// The same for a device that knows it: the driver goes on where memory says that it stands.
+    #[must_use]
+    pub fn go_on(device: Device<'p>, index: u16) -> Self {
+        let mut queue = Self::new(device, index);
+        let index = |area: u64| device.puppet.read(2, area as u32 + 2) as u16;
+        queue.offered = index(queue.areas.driver);
+        queue.seen = index(queue.areas.device);
+        queue
+    }
+
     /// Memory for buffer `number` of this queue, 4 KiB each.
     #[must_use]
     pub fn buffer(&self, number: u32) -> u32 {

@@ -71,6 +71,11 @@ impl Vmm {
         Self::new().kernel(artifacts::puppet()).args(["--memory", "32M", "--cmdline", words])
     }
 
+    /// A machine that goes on from the snapshot in `directory`, its consoles as `vmm` is told.
+    pub fn restored(directory: impl AsRef<Path>) -> Self {
+        Self::new().arg("--restore").arg(directory.as_ref())
+    }
+
     /// The reference kernel with the guest's files in an initrd: the quickest Linux.
     pub fn linux() -> Self {
         Self::new()
@@ -237,7 +242,7 @@ impl Vmm {
 
     fn runs_a_machine(&self) -> bool {
         let has = |flag: &str| self.args.iter().any(|arg| arg.to_string_lossy().starts_with(flag));
-        let runs = has("--kernel") || has("--api-sock") || has("--config-file");
+        let runs = has("--kernel") || has("--restore") || has("--api-sock") || has("--config-file");
         runs && !has("--jail") && !has("--dry-run")
     }
 

@@ -19,6 +19,7 @@ mod memory;
 mod orchestrator;
 mod ports;
 mod ready;
+mod snapshot;
 mod storage;
 mod subject;
 mod terminal;
@@ -41,6 +42,8 @@ pub fn tests() -> Vec<Trial> {
         orchestrator::tests(),
         ports::tests(),
         ready::tests(),
+        snapshot::tests(),
+        snapshot::network_tests(),
         terminal::tests(),
         devices::tests(),
         devices::network_tests(),

@@ -1,0 +1,137 @@
+//! What happens to the files of a snapshot: writers that are killed or out of room, readers whose file goes away.
+
+use std::fs;
+use std::path::Path;
+use std::thread;
+use std::time::Duration;
+
+use harness::confine::Confinement;
+use harness::puppet::{FREE_MEMORY, Puppet};
+use harness::virtio::Device;
+use harness::{Need, Scratch, Vmm};
+use libtest_mimic::Trial;
+
+use super::{Subject, copy_of, kill, parent, save};
+use crate::suite::trial;
+
+pub fn tests() -> Vec<Trial> {
+    let own: [(&str, fn()); 4] = [
+        ("a_writer_that_is_killed", a_writer_that_is_killed),
+        ("a_writer_without_room", a_writer_without_room),
+        ("memory_that_goes_away", memory_that_goes_away),
+        ("a_snapshot_of_the_first_format", a_snapshot_of_the_first_format),
+    ];
+    own.map(|(name, test)| trial(format!("bare::snapshot::{name}"), &[Need::Kvm], test)).into()
+}
+
+fn names(directory: &Path) -> Vec<String> {
+    let entries = fs::read_dir(directory).unwrap();
+    let mut names: Vec<_> =
+        entries.map(|it| it.unwrap().file_name().into_string().unwrap()).collect();
+    names.sort();
+    names
+}
+
+/// Whenever it happens, the old snapshot is there or the new one, and whole.
+fn a_writer_that_is_killed() {
+    let scratch = Scratch::new();
+    let mut last = 0;
+    for round in 0..40_u32 {
+        let _ = fs::remove_file(scratch.join("api.sock"));
+        let saved = scratch.join("saved");
+        let vmm = if round == 0 {
+            parent(&scratch)
+        } else {
+            copy_of(&saved).without_jail().arg("--api-sock").arg(scratch.join("api.sock"))
+        };
+        let puppet = if round == 0 { Puppet::start(vmm) } else { Puppet::go_on(vmm) };
+        if round > 0 {
+            let found = puppet.read(4, FREE_MEMORY);
+            assert!(found == last || found == round - 1, "{found} in round {round}");
+            last = found;
+        }
+        puppet.write(4, FREE_MEMORY, round);
+        // Enough pages that writing them takes a while.
+        for page in 0..64 {
+            puppet.write(4, FREE_MEMORY + 0x10_0000 + page * 0x1000, round + 1);
+        }
+        puppet.sync();
+        if round == 0 {
+            save(&scratch, &["saved"]);
+            last = 0;
+            kill(puppet);
+            continue;
+        }
+        let ctl = Vmm::new().arg("ctl").arg(scratch.join("api.sock")).arg("snapshot").arg(&saved);
+        let ctl = ctl.spawn();
+        // From before the first byte to after the last.
+        thread::sleep(Duration::from_micros(u64::from(round) * 400));
+        kill(puppet);
+        let _ = ctl.wait();
+    }
+    // What the last one left is there until the next one.
+    let left = names(&scratch.join("saved"));
+    assert!(left.len() <= 5, "{left:?}");
+    let saved = scratch.join("saved");
+    fs::remove_file(scratch.join("api.sock")).unwrap();
+    let puppet = Puppet::go_on(
+        copy_of(&saved).without_jail().arg("--api-sock").arg(scratch.join("api.sock")),
+    );
+    save(&scratch, &["saved"]);
+    puppet.finish();
+    let left = names(&saved);
+    assert!(left.len() == 2 && left[1] == "state", "{left:?}");
+}
+
+fn a_writer_without_room() {
+    let scratch = Scratch::new();
+    let fails = |call| Confinement::Fails(call, libc::ENOSPC);
+    for call in [libc::SYS_pwrite64, libc::SYS_fsync, libc::SYS_rename] {
+        let puppet = Puppet::start(parent(&scratch).confined(fails(call)));
+        let directory = scratch.join(&format!("saved-{call}"));
+        let ctl =
+            Vmm::new().arg("ctl").arg(scratch.join("api.sock")).arg("snapshot").arg(&directory);
+        let end = ctl.run().expect_code(115);
+        end.expect_one_line(&["cannot be written", "No space left on device"]);
+        assert_eq!(names(&directory), Vec::<String>::new(), "{call}");
+        // The guest has not noticed anything.
+        puppet.write(4, FREE_MEMORY, 4);
+        assert_eq!(puppet.read(4, FREE_MEMORY), 4);
+        puppet.finish();
+    }
+    let puppet = Puppet::start(parent(&scratch));
+    let file = scratch.file("file", "");
+    let ctl = Vmm::new().arg("ctl").arg(scratch.join("api.sock")).arg("snapshot").arg(&file);
+    ctl.run().expect_code(125).expect_one_line(&["make the directory"]);
+    puppet.finish();
+}
+
+fn memory_that_goes_away() {
+    let scratch = Scratch::new();
+    let vmm = Vmm::puppet("").without_jail().arg("--api-sock").arg(scratch.join("api.sock"));
+    let puppet = Puppet::start(vmm);
+    let device = Device::find(&puppet, Subject::Rng.kind());
+    let _queue = Subject::Rng.set_up(&device, 0);
+    puppet.sync();
+    let saved = save(&scratch, &["saved"]);
+    kill(puppet);
+    let copy = Puppet::go_on(copy_of(&saved));
+    copy.sync();
+    let memory = names(&saved).into_iter().find(|name| name != "state").unwrap();
+    let memory = fs::File::options().write(true).open(saved.join(memory)).unwrap();
+    // The guest's program stays, the rings that its device looks at do not.
+    memory.set_len(FREE_MEMORY.into()).unwrap();
+    Device::find(&copy, Subject::Rng.kind()).kick(0);
+    copy.send();
+    let end = copy.release().expect_exit(149);
+    end.expect_one_line(&["host failure", "a page of the snapshot's memory", "cut short"]);
+}
+
+/// Made by the first version that had this format, and kept: later versions read it.
+fn a_snapshot_of_the_first_format() {
+    let kept = Path::new(env!("CARGO_MANIFEST_DIR")).join("snapshots/1/state");
+    let end = Vmm::new().args(["snapshot", "info"]).arg(&kept).run().expect_code(0);
+    for words in ["format   1", "kind     full", "vcpu 0", "device   serial", "32 MiB"] {
+        assert!(end.stdout.contains(words), "{words}:\n{}", end.stdout);
+    }
+}
