@@ -14,7 +14,7 @@ mod shadow;
 mod texts;
 
 use devices::{balloon, block, console, echo, metadata, net, rng, state, vsock};
-use texts::{api, cmdline, config, kernel};
+use texts::{api, cmdline, config, kernel, snapshot};
 
 /// Something that bytes are let loose on.
 pub struct Target {
@@ -42,6 +42,7 @@ pub const TARGETS: &[Target] = &[
     Target { name: "config", run: config::run },
     Target { name: "api-body", run: api::body },
     Target { name: "http", run: api::http },
+    Target { name: "snapshot", run: snapshot::run },
 ];
 
 /// The target called `name`.
