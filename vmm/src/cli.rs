@@ -175,14 +175,15 @@ flags! {
 
 flags! {
     "Devices" struct DeviceArgs {
-        /// Disk: PATH[,readonly][,root][,id=ID][,serial=TEXT][,format=raw][,engine=sync|uring][,direct][,queues=N]
-        /// [,bw=RATE][,iops=RATE][,burst=TIME][,iothread=ID] [repeatable]
+        /// Disk: PATH[,readonly][,root][,id=ID][,serial=TEXT][,format=raw][,engine=sync|uring][,direct]
+        /// [,snapshot=overlay][,overlay=FILE][,queues=N][,bw=RATE][,iops=RATE][,burst=TIME][,iothread=ID] [repeatable]
         ///
         /// An image or a block device. The first one holds the root file system unless another one says root; it
         /// is /dev/vda in the guest. A comma in a path is doubled; a path that looks like an option is written
-        /// path=PATH. uring has many transfers under way at once; direct bypasses the host's page cache. bw limits
-        /// bytes per second (100M) and iops requests per second (5k); burst is how long a quiet disk saves them up
-        /// (100ms).
+        /// path=PATH. uring has many transfers under way at once; direct bypasses the host's page cache. With
+        /// snapshot=overlay the image stays as it is, and any number of machines can have it: what is written goes to a
+        /// file beside it that is gone with the process, or with overlay=FILE is kept there. bw limits bytes per second
+        /// (100M) and iops requests per second (5k); burst is how long a quiet disk saves them up (100ms).
         #[arg("DISK")]
         disk: Vec<DiskConfig>,
         /// Network card: tap=NAME|fd=N[:N...][,mac=MAC][,mtu=N][,id=ID][,queues=N][,bw=RATE][,pps=RATE][,burst=TIME]

@@ -38,6 +38,15 @@ impl Controls {
         self.disks.iter().find(|(name, _)| name == id).map(|(_, control)| control)
     }
 
+    /// The process ends, and nobody closes the disks: what their overlays hold in memory is written down.
+    pub fn keep_overlays(&self) {
+        for (id, control) in &self.disks {
+            if let Err(error) = control.disk().keep_overlay() {
+                log::error!("disk {id}: what was not flushed to its overlay is lost: {error}");
+            }
+        }
+    }
+
     /// The network card called `id`.
     #[must_use]
     pub fn net(&self, id: &str) -> Option<&NetControl> {

@@ -27,6 +27,8 @@ pub struct Provisions {
     provided: Provided,
     /// With the number of the disk in the plan. Machines that follow one another use the same.
     rings: RefCell<Vec<(usize, Rings)>>,
+    /// Disks with overlays, by id. What was written is there after a reboot, kept or not.
+    overlaid: RefCell<Vec<(String, Disk)>>,
 }
 
 #[derive(Default)]
@@ -89,7 +91,7 @@ impl Provisions {
                 .collect::<Result<_, _>>()?,
             random: Arc::new(open_random().map_err(BuildError::Random)?),
         }));
-        Ok(Self { provided, rings: RefCell::default() })
+        Ok(Self { provided, ..Self::default() })
     }
 
     /// Whether nothing else can be opened any more.
@@ -134,8 +136,21 @@ impl Provisions {
     pub(crate) fn disk(&self, index: usize, plan: &DiskPlan) -> Result<Disk, BuildError> {
         match self.kept().and_then(|kept| kept.disks.get(index)) {
             Some(disk) => Ok(disk.look_again()?),
+            None if plan.overlay.is_some() => self.overlaid_disk(plan),
             None => open_disk(plan),
         }
+    }
+
+    fn overlaid_disk(&self, plan: &DiskPlan) -> Result<Disk, BuildError> {
+        let mut all = self.overlaid.borrow_mut();
+        if let Some((_, disk)) =
+            all.iter().find(|(id, disk)| *id == plan.id && disk.path() == plan.path)
+        {
+            return Ok(disk.look_again()?);
+        }
+        let disk = open_disk(plan)?;
+        all.push((plan.id.clone(), disk.look_again()?));
+        Ok(disk)
     }
 
     /// The tap of `plan`, which is the plan's number `index`.
@@ -168,6 +183,9 @@ impl Provisions {
 }
 
 fn open_disk(plan: &DiskPlan) -> Result<Disk, BuildError> {
+    if let Some(overlay) = &plan.overlay {
+        return Ok(Disk::open_overlaid(&plan.path, overlay.path())?);
+    }
     let options = DiskOptions { read_only: plan.read_only, direct: plan.direct };
     Ok(Disk::open(&plan.path, options)?)
 }

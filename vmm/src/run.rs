@@ -451,6 +451,7 @@ impl Session {
         };
         if let Some(machine) = &machine {
             machine.tell_to_stop();
+            machine.controls().keep_overlays();
         }
         if events::is_on() {
             if reason == EndReason::Panic {

@@ -14,7 +14,7 @@ mod shadow;
 mod texts;
 
 use devices::{balloon, block, console, echo, metadata, net, rng, state, vsock};
-use texts::{api, cmdline, config, kernel, snapshot};
+use texts::{api, cmdline, config, kernel, overlay, snapshot};
 
 /// Something that bytes are let loose on.
 pub struct Target {
@@ -38,6 +38,7 @@ pub const TARGETS: &[Target] = &[
     Target { name: "device-state", run: state::run },
     Target { name: "metadata", run: metadata::run },
     Target { name: "kernel", run: kernel::run },
+    Target { name: "overlay", run: overlay::run },
     Target { name: "cmdline", run: cmdline::run },
     Target { name: "config", run: config::run },
     Target { name: "api-body", run: api::body },

@@ -25,6 +25,10 @@ pub fn tests() -> Vec<Trial> {
         all.push(trial(name("file_too_large"), KVM, || file_too_large(engine)));
         all.push(trial(name("no_space_left"), MOUNTS, || no_space_left(engine)));
     }
+    let name = |test| format!("bare::storage::overlay::{test}");
+    all.push(trial(name("image_stays_as_it_is"), KVM, image_stays_as_it_is));
+    all.push(trial(name("no_space_left"), MOUNTS, no_space_for_an_overlay));
+    all.push(trial(name("kill_keeps_what_was_flushed"), KVM, kill_keeps_what_was_flushed));
     all
 }
 
@@ -32,8 +36,10 @@ const SECTOR: u64 = 512;
 /// `VIRTIO_BLK_T_*` (virtio 1.3, 5.2.6)
 const IN: u32 = 0;
 const OUT: u32 = 1;
+const FLUSH: u32 = 4;
 const DISCARD: u32 = 11;
-/// Features: several queues, discard.
+/// Features: flush, several queues, discard.
+const F_FLUSH: u64 = 1 << 9;
 const F_MQ: u64 = 1 << 12;
 const F_DISCARD: u64 = 1 << 13;
 const OK: u8 = 0;
@@ -66,7 +72,7 @@ impl<'p> Disk<'p> {
     fn ready(puppet: &'p Puppet) -> Self {
         let device = Device::find(puppet, Kind::Block);
         let offered = device.offered();
-        device.negotiate(offered & (F_MQ | F_DISCARD));
+        device.negotiate(offered & (F_FLUSH | F_MQ | F_DISCARD));
         let count = if offered & F_MQ != 0 { 2 } else { 1 };
         let queues = (0..count).map(|index| {
             let mut queue = Queue::new(device, index);
@@ -239,4 +245,102 @@ fn no_space_left(engine: &'static str) {
             assert_eq!(disk.one(OUT, full * 64, LARGEST), OK);
         });
     });
+}
+
+/// Two machines at a time, and one after another, write to one image, which none of them changes.
+fn image_stays_as_it_is() {
+    let scratch = Scratch::new();
+    let image = noise(1 << 20);
+    let path = scratch.file("disk", &image);
+    let kept = scratch.path().join("kept");
+    let keeps = format!(",snapshot=overlay,overlay={}", kept.display());
+    let fill = |disk: &mut Disk<'_>, byte: u8| {
+        disk.puppet.store(DATA, &[byte; 512]);
+        assert_eq!(disk.one(OUT, 8, 512), OK);
+    };
+    let found = |disk: &mut Disk<'_>| {
+        assert_eq!(disk.one(IN, 8, 512), OK);
+        disk.puppet.load(DATA, 512)
+    };
+    with_disk(Vmm::puppet(""), &path, ",queues=2,snapshot=overlay", |thrown_away| {
+        fill(thrown_away, 1);
+        with_disk(Vmm::puppet(""), &path, &keeps, |kept| {
+            assert!(found(kept) == image[8 * 512..][..512]);
+            fill(kept, 2);
+        });
+        assert_eq!(found(thrown_away), [1; 512]);
+    });
+    with_disk(Vmm::puppet(""), &path, &keeps, |disk| assert_eq!(found(disk), [2; 512]));
+    assert!(fs::read(&path).unwrap() == image);
+    assert_eq!(fs::read_dir(scratch.path()).unwrap().count(), 2, "the image and what is kept");
+    // Another image than the overlay's.
+    let other = scratch.file("other", noise(2 << 20));
+    let end = Vmm::puppet("").disk(&other, &keeps).run();
+    end.expect_code(152).expect_one_line(&["kept", "1048576 bytes", "2097152"]);
+}
+
+/// What does not fit is an error to the guest, and what was there before is there afterwards.
+fn no_space_for_an_overlay() {
+    const SPACE: u64 = 1 << 20;
+    let scratch = Scratch::new();
+    let directory = scratch.path().to_owned();
+    let image = scratch.sparse_file("image", 4 * SPACE);
+    let little = directory.join("little");
+    fs::create_dir(&little).unwrap();
+    in_little_space(&little.clone(), SPACE, move || {
+        let options = format!(",snapshot=overlay,overlay={}", little.join("kept").display());
+        let write = |disk: &mut Disk<'_>, cluster: u64| disk.one(OUT, cluster * 128, LARGEST);
+        let mut worked = 0;
+        with_disk(Vmm::puppet(""), &image, &options, |disk| {
+            disk.puppet.store(DATA, &[7; LARGEST as usize]);
+            while write(disk, worked) == OK {
+                worked += 1;
+            }
+            assert!((4..16).contains(&worked), "{worked} clusters fit");
+            assert_eq!(disk.one(IN, worked * 128, LARGEST), OK, "the image is still there");
+            assert_eq!(disk.one(FLUSH, 0, 16), OK);
+        });
+        with_disk(Vmm::puppet(""), &image, &options, |disk| {
+            for cluster in 0..worked {
+                assert_eq!(disk.one(IN, cluster * 128 + 63, 512), OK);
+                assert_eq!(disk.puppet.load(DATA, 512), [7; 512]);
+            }
+        });
+    });
+}
+
+/// The process is killed after the guest has flushed some of what it wrote.
+fn kill_keeps_what_was_flushed() {
+    const SECTORS: u64 = 16;
+    let scratch = Scratch::new();
+    let image = scratch.sparse_file("image", 2 << 20);
+    let options = format!(",overlay={}", scratch.path().join("kept").display());
+    // What each sector may hold: what was flushed last, and what was written since.
+    let mut known: Vec<Vec<u8>> = vec![vec![0]; SECTORS as usize];
+    let mut random = Random::new(11);
+    for round in 1..6_u8 {
+        let puppet = Puppet::start(Vmm::puppet("").args(["--rng", "off"]).disk(&image, &options));
+        let mut disk = Disk::ready(&puppet);
+        for (sector, known) in (0..).zip(&mut known) {
+            // Far apart: each in a cluster of its own.
+            assert_eq!(disk.one(IN, sector * 256, 512), OK);
+            let found = puppet.load(DATA, 512);
+            assert!(known.contains(&found[0]), "round {round}, sector {sector}: {}", found[0]);
+            assert_eq!(found, vec![found[0]; 512]);
+            *known = vec![found[0]];
+        }
+        let mut write = |disk: &mut Disk<'_>, byte: u8, known: &mut [Vec<u8>]| {
+            puppet.store(DATA, &[byte; 512]);
+            for _ in 0..5 {
+                let sector = random.below(SECTORS);
+                assert_eq!(disk.one(OUT, sector * 256, 512), OK);
+                known[sector as usize].push(byte);
+            }
+        };
+        write(&mut disk, round, &mut known);
+        assert_eq!(disk.one(FLUSH, 0, 16), OK);
+        known.iter_mut().for_each(|known| *known = known.split_off(known.len() - 1));
+        write(&mut disk, 100 + round, &mut known);
+        puppet.release().kill();
+    }
 }

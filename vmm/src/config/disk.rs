@@ -4,11 +4,11 @@
 //! its disk could otherwise choose how the host reads it.
 
 use std::num::NonZeroU16;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use devices::rate_limiter::Limits;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, Serializer};
 
 use super::error::ConfigError;
 use super::id::{Ids, Kind};
@@ -65,6 +65,36 @@ impl FromStr for DiskEngine {
     }
 }
 
+/// Where what the guest writes goes, when the image is to stay as it is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum DiskOverlay {
+    /// To a file without a name beside the image, which is gone with the process.
+    ThrownAway,
+    /// To this file, which is made if it is not there.
+    Kept(PathBuf),
+}
+
+impl DiskOverlay {
+    /// The file, if it has a name.
+    #[must_use]
+    pub fn path(&self) -> Option<&Path> {
+        match self {
+            Self::ThrownAway => None,
+            Self::Kept(path) => Some(path),
+        }
+    }
+}
+
+/// As in the configuration file: `true`, or the path.
+impl Serialize for DiskOverlay {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Self::ThrownAway => to.serialize_bool(true),
+            Self::Kept(path) => super::plan::path_as_text(path, to),
+        }
+    }
+}
+
 /// Most queues of one disk: one per vCPU is the most that helps, and each costs descriptors.
 pub const DISK_QUEUES: std::ops::RangeInclusive<u16> = 1..=64;
 
@@ -85,6 +115,8 @@ pub struct DiskConfig {
     pub engine: Option<DiskEngine>,
     /// Whether transfers bypass the host's page cache.
     pub direct: Option<bool>,
+    /// Where writes go, if not to the image.
+    pub overlay: Option<DiskOverlay>,
     /// Number of queues.
     pub queues: Option<u16>,
     /// What its requests are limited by.
@@ -98,14 +130,16 @@ pub struct DiskConfig {
 }
 
 /// The parts of `--disk`, for its errors.
-const FORMS: &str = "path=PATH, readonly, root, id=ID, serial=TEXT, format=raw, engine=sync|uring, direct, queues=N, bw=RATE, iops=RATE, burst=TIME, iothread=ID";
+const FORMS: &str = "path=PATH, readonly, root, id=ID, serial=TEXT, format=raw, engine=sync|uring, direct, snapshot=overlay, overlay=FILE, queues=N, bw=RATE, iops=RATE, burst=TIME, iothread=ID";
 const PATH: &str = "path=PATH";
 /// The parts that have a value: with one of these, the first part is not a path.
-const KEYS: [&str; 10] =
-    ["path", "id", "serial", "format", "engine", "queues", "bw", "iops", "burst", "iothread"];
+const KEYS: [&str; 12] = [
+    "path", "id", "serial", "format", "engine", "snapshot", "overlay", "queues", "bw", "iops",
+    "burst", "iothread",
+];
 
-/// Reads `PATH[,readonly][,root][,id=ID][,serial=TEXT][,format=raw][,engine=sync|uring][,direct][,queues=N]
-/// [,bw=RATE][,iops=RATE][,burst=TIME][,iothread=ID]`.
+/// Reads `PATH[,readonly][,root][,id=ID][,serial=TEXT][,format=raw][,engine=sync|uring][,direct]
+/// [,snapshot=overlay][,overlay=FILE][,queues=N][,bw=RATE][,iops=RATE][,burst=TIME][,iothread=ID]`.
 /// The path may also be written `path=PATH` anywhere; a comma in it is doubled.
 impl FromStr for DiskConfig {
     type Err = ValueError;
@@ -132,6 +166,19 @@ impl FromStr for DiskConfig {
                 "serial" => disk.serial = Some(part.value("serial=TEXT")?),
                 "engine" => disk.engine = Some(part.value("engine=sync|uring")?.parse()?),
                 "direct" => disk.direct = Some(part.word("direct").map(|()| true)?),
+                "snapshot" => match part.value("snapshot=overlay")?.as_str() {
+                    "overlay" => {
+                        disk.overlay.get_or_insert(DiskOverlay::ThrownAway);
+                    }
+                    text => {
+                        let (what, text) = ("snapshot", text.to_owned());
+                        return Err(ValueError::Word { what, text, known: "overlay" });
+                    }
+                },
+                "overlay" => {
+                    let file = part.value("overlay=FILE")?;
+                    disk.overlay = Some(DiskOverlay::Kept(file.into()));
+                }
                 "queues" => {
                     disk.queues = Some(parse_u16("queues", &part.value("queues=N")?)?);
                 }
@@ -172,6 +219,8 @@ pub struct DiskPlan {
     pub engine: DiskEngine,
     /// Whether transfers bypass the host's page cache.
     pub direct: bool,
+    /// Where writes go, if not to the image.
+    pub overlay: Option<DiskOverlay>,
     /// Number of queues, within [`DISK_QUEUES`].
     pub queues: NonZeroU16,
     /// What its requests are limited by.
@@ -199,13 +248,15 @@ pub(super) fn resolve(
     let mut ids = Ids::new(Kind::Disk, disks.iter().map(|disk| disk.id.as_deref()))?;
     let mut plans = Vec::with_capacity(disks.len());
     let mut root = None;
-    for (index, disk) in disks.into_iter().enumerate() {
-        let id = ids.take(disk.id);
+    for (index, mut disk) in disks.into_iter().enumerate() {
+        let id = ids.take(disk.id.take());
         let is_root = root_index == Some(index);
         if let Some(partuuid) = &disk.partuuid {
             check_partuuid(&id, partuuid, is_root)?;
         }
+        check_overlay(&id, &disk)?;
         let plan = DiskPlan {
+            overlay: disk.overlay,
             serial: serial(&id, disk.serial)?,
             queues: queues(&id, disk.queues)?,
             engine: disk.engine.unwrap_or_default(),
@@ -236,6 +287,19 @@ fn find_root(disks: &[DiskConfig]) -> Result<Option<usize>, ConfigError> {
         }
         (Some((index, _)), None) => Ok(Some(index)),
         (None, _) => Ok(disks.first().filter(|disk| disk.root.is_none()).map(|_| 0)),
+    }
+}
+
+/// An overlay is written by system calls through the page cache.
+fn check_overlay(id: &str, disk: &DiskConfig) -> Result<(), ConfigError> {
+    let clash = [
+        ("readonly", disk.read_only == Some(true)),
+        ("direct", disk.direct == Some(true)),
+        ("engine=uring", disk.engine == Some(DiskEngine::Uring)),
+    ];
+    match clash.into_iter().find(|(_, clashes)| *clashes && disk.overlay.is_some()) {
+        Some((word, _)) => Err(ConfigError::DiskOverlay { id: id.to_owned(), word }),
+        None => Ok(()),
     }
 }
 

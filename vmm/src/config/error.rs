@@ -204,6 +204,14 @@ pub enum ConfigError {
         second: PathBuf,
     },
     /// A serial number that does not fit.
+    /// What an overlay cannot do.
+    #[error("disk {id}: {word} and an overlay do not go together: leave one of them out")]
+    DiskOverlay {
+        /// The disk.
+        id: String,
+        /// What was asked for besides.
+        word: &'static str,
+    },
     /// A number of queues that no disk has.
     #[error("disk {id}: {queues} queues are not possible: use 1 to 64")]
     DiskQueues {

@@ -40,7 +40,9 @@ pub use cmdline::{CMDLINE_MAX, CmdlineConfig};
 pub use console::{ConsoleTarget, SOCKET_PATH_MAX};
 pub use cpu_template::CpuTemplateConfig;
 pub use cpus::{Cpus, CpusConfig};
-pub use disk::{DISK_QUEUES, DiskConfig, DiskEngine, DiskFormat, DiskPlan, SERIAL_MAX};
+pub use disk::{
+    DISK_QUEUES, DiskConfig, DiskEngine, DiskFormat, DiskOverlay, DiskPlan, SERIAL_MAX,
+};
 pub use error::ConfigError;
 pub use event_sink::{EventSink, EventSinkError};
 pub use file::{Change, FileError, RateLimiter, Section};

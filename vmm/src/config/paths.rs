@@ -56,7 +56,15 @@ fn collect(plan: &Plan) -> Vec<Use<'_>> {
         what: "disk",
         id: &disk.id,
         path: &disk.path,
-        written: !disk.read_only,
+        written: !disk.read_only && disk.overlay.is_none(),
+    }));
+    let overlays =
+        plan.disks.iter().filter_map(|disk| Some((disk, disk.overlay.as_ref()?.path()?)));
+    uses.extend(overlays.map(|(disk, path)| Use {
+        what: "the overlay of disk",
+        id: &disk.id,
+        path,
+        written: true,
     }));
     uses.extend(plan.vsock.as_ref().map(|vsock| only("the vsock", &vsock.socket, true)));
     let metadata = plan.metadata.as_ref().and_then(|metadata| metadata.path.as_deref());

@@ -31,7 +31,8 @@ pub(super) fn files(said: &VmConfig) -> Result<(), Refusal> {
     read("kernel", &said.kernel)?;
     read("initrd", &said.initrd)?;
     for disk in &said.disks {
-        open("disk", &disk.path, disk.read_only != Some(true))?;
+        let is_written = disk.read_only != Some(true) && disk.overlay.is_none();
+        open("disk", &disk.path, is_written)?;
     }
     Ok(())
 }

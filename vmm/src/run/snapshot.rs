@@ -8,7 +8,7 @@ use devices::event::chain;
 use serde_json::json;
 
 use super::{Life, RunError, Session, host};
-use crate::config::Plan;
+use crate::config::{DiskOverlay, DiskPlan, Plan};
 use crate::exit_code::ExitCode;
 use crate::life_cycle::{Phase, PhaseError};
 use crate::memory::file::{self, Layer, Which};
@@ -50,6 +50,10 @@ impl Session {
             let message = "A snapshot needs a machine that is paused: PATCH /vm with state Paused.";
             return Ok(Err(Refusal::new(Code::NotPaused, message)));
         }
+        let disks = self.life.iter().flat_map(|life| &life.plan.disks);
+        if let Some(error) = disks.filter_map(unsavable).next() {
+            return Ok(Err(refusal(&error)));
+        }
         // What can be asked before is.
         let facts = match self.life.as_ref().map(|life| life.surroundings.provisions.kvm()) {
             Some(kvm) => kvm.map_err(SnapshotError::Kvm).and_then(|kvm| Host::of(&kvm)),
@@ -82,6 +86,8 @@ impl Session {
         let Some(Life { plan, machine, base, .. }) = &mut self.life else {
             return Err(SnapshotError::NoBase);
         };
+        // Kept disks belong to the snapshot as much as images that are written do.
+        machine.controls().keep_overlays();
         let state = machine.save(facts)?;
         let under = base.as_ref().map_or(&[][..], |base| &base.layers);
         if which == Which::Changed && !base.as_ref().is_some_and(Base::is_there) {
@@ -212,6 +218,16 @@ fn make_absolute(path: &mut PathBuf) {
     if let Ok(whole) = std::path::absolute(&path) {
         *path = whole;
     }
+}
+
+/// A machine that goes on would miss what was written to a disk that nobody else has.
+fn unsavable(disk: &DiskPlan) -> Option<SnapshotError> {
+    let what = || {
+        let id = &disk.id;
+        format!("disk {id} has an overlay that is thrown away: keep it by overlay=FILE")
+    };
+    let is_thrown_away = disk.overlay == Some(DiskOverlay::ThrownAway);
+    is_thrown_away.then(|| SnapshotError::Override { what: what() })
 }
 
 fn refusal(error: &SnapshotError) -> Refusal {

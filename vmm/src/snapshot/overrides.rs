@@ -70,10 +70,11 @@ fn change_disk(place: &mut DiskConfig, new: DiskConfig) -> Result<(), SnapshotEr
     if is_other {
         let id = place.id.as_deref().unwrap_or_default();
         return Err(wrong(format!(
-            "disk {id:?} cannot be other than the guest has seen it: path, engine, direct, limits and iothread can"
+            "disk {id:?} cannot be other than the guest has seen it: path, overlay, engine, direct, limits and iothread can"
         )));
     }
-    place.path = new.path;
+    // An overlay belongs to its image.
+    (place.path, place.overlay) = (new.path, new.overlay);
     place.engine = new.engine.or(place.engine);
     place.direct = new.direct.or(place.direct);
     place.iothread = new.iothread.or_else(|| place.iothread.take());

@@ -3,6 +3,8 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
+use super::overlay::OverlayError;
+
 /// Why a disk cannot be opened.
 #[derive(Debug, thiserror::Error)]
 pub enum DiskError {
@@ -75,6 +77,30 @@ pub enum DiskError {
         /// The host's answer.
         #[source]
         source: io::Error,
+    },
+    /// The file for what is written cannot be used.
+    #[error("overlay {path:?} cannot be used")]
+    Overlay {
+        /// The overlay, or the image that it would be of.
+        path: PathBuf,
+        /// What is wrong with it.
+        #[source]
+        source: OverlayError,
+    },
+    /// There is no place for the file that takes what is written.
+    #[error("an overlay cannot be made in {path:?}; say where with ',overlay=FILE'")]
+    OverlayPlace {
+        /// The directory.
+        path: PathBuf,
+        /// The host's answer.
+        #[source]
+        source: io::Error,
+    },
+    /// What was written belongs to one image.
+    #[error("disk {path:?} has an overlay, so that no other image can take its place")]
+    OverlayStays {
+        /// The image.
+        path: PathBuf,
     },
     /// Anything else.
     #[error("disk {path:?}: cannot {doing}")]

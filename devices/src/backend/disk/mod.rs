@@ -4,20 +4,25 @@
 //! engine ([`io`]). What a file contains is never looked at: every file is a raw image, so that a guest
 //! that writes some other format's header into its disk gains nothing.
 //!
-//! A disk that is being written belongs to one machine: the file is locked for as long as it is open.
+//! A disk that is being written belongs to one machine: the file is locked for as long as it is open. With an
+//! [`overlay`], the file is only read, and any number of machines can have it.
 
 mod error;
 pub mod io;
+mod overlay;
 mod sys;
 
 use std::fs::{File, Metadata, OpenOptions};
 use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::Mutex;
 use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 pub use error::DiskError;
+pub use overlay::OverlayError;
+
+use overlay::Overlay;
 
 /// Bytes of a sector, the unit of every position on a virtio disk (virtio 1.3, 5.2.4).
 pub const SECTOR: u64 = 512;
@@ -58,6 +63,8 @@ pub struct Disk {
     /// The block device cannot discard.
     no_discard: AtomicBool,
     identity: String,
+    /// Takes what is written, so that the file stays as it is.
+    overlay: Option<Arc<Overlay>>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -89,6 +96,21 @@ impl Disk {
         Self::from_file(path, file, options)
     }
 
+    /// The image at `path` as a disk that can be written, although the file stays as it is: what is written goes to
+    /// the file `kept`, which is made if it is not there, or to one that is gone with the last copy of this disk.
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    pub fn open_overlaid(path: &Path, kept: Option<&Path>) -> Result<Self, DiskError> {
+        let base = Self::open(path, DiskOptions { read_only: true, direct: false })?;
+        let size = base.sectors * SECTOR;
+        let overlay = match kept {
+            Some(kept) => Overlay::kept(path, &base.file, size, kept)?,
+            None => Overlay::throw_away(path, &base.file, size)?,
+        };
+        Ok(Self { overlay: Some(Arc::new(overlay)), ..base })
+    }
+
     /// Opens what is to take the place of this disk, in the same way. When `path` leads to the same file
     /// again, its size and blocks are looked at again.
     ///
@@ -104,7 +126,10 @@ impl Disk {
             // Opened once more, it would be locked by ourselves.
             return self.look_again();
         }
-        Self::open(path, self.options)
+        match &self.overlay {
+            None => Self::open(path, self.options),
+            Some(_) => Err(DiskError::OverlayStays { path: self.path.clone() }),
+        }
     }
 
     /// The same disk, its size and blocks looked at again; opens nothing.
@@ -114,7 +139,12 @@ impl Disk {
     pub fn look_again(&self) -> Result<Self, DiskError> {
         let path = &self.path;
         let file = self.file.try_clone().map_err(DiskError::io(path, "open it again"))?;
-        Self::from_file(path, file, self.options)
+        let new = Self::from_file(path, file, self.options)?;
+        Ok(match &self.overlay {
+            None => new,
+            // It is as large as its overlay.
+            Some(overlay) => Self { sectors: self.sectors, overlay: Some(overlay.clone()), ..new },
+        })
     }
 
     /// The disk in `file`, which is locked.
@@ -139,7 +169,16 @@ impl Disk {
             no_zero_range: AtomicBool::new(false),
             no_discard: AtomicBool::new(false),
             identity: format!("{:x}-{device:x}", metadata.ino()),
+            overlay: None,
         })
+    }
+
+    /// Writes down what an overlay that is kept holds in memory: for the end of the process.
+    ///
+    /// # Errors
+    /// The host's; what was not flushed before may be lost then.
+    pub fn keep_overlay(&self) -> std::io::Result<()> {
+        self.overlay.as_ref().map_or(Ok(()), |overlay| overlay.flush())
     }
 
     /// The path it was opened at.
@@ -154,10 +193,10 @@ impl Disk {
         self.sectors
     }
 
-    /// Whether it was opened for reading only.
+    /// Whether it can only be read.
     #[must_use]
     pub fn is_read_only(&self) -> bool {
-        self.options.read_only
+        self.options.read_only && self.overlay.is_none()
     }
 
     /// Whether transfers bypass the host's page cache.

@@ -6,6 +6,7 @@ pub mod api;
 pub mod cmdline;
 pub mod config;
 pub mod kernel;
+pub mod overlay;
 pub mod snapshot;
 
 /// What a person is told is one line that a terminal can show, causes included.

@@ -20,7 +20,7 @@ fn plan(texts: &[&str]) -> Result<(Vec<DiskPlan>, Option<Root>), String> {
 fn every_part_is_read() {
     assert_eq!(
         read(
-            "a.img,readonly,root,id=x,serial=S 1,format=raw,engine=uring,direct,queues=4,\
+            "a.img,readonly,root,id=x,serial=S 1,format=raw,engine=uring,direct,snapshot=overlay,overlay=o,,v,queues=4,\
              bw=10M,iops=1k,burst=1s,iothread=io0"
         ),
         DiskConfig {
@@ -31,6 +31,7 @@ fn every_part_is_read() {
             format: Some(DiskFormat::Raw),
             engine: Some(DiskEngine::Uring),
             direct: Some(true),
+            overlay: Some(DiskOverlay::Kept("o,v".into())),
             queues: Some(4),
             limits: Limits {
                 bandwidth: Rate::new(10 << 20, Duration::from_secs(1), 0),
@@ -73,6 +74,8 @@ fn every_mistake_has_its_message() {
         ("a,id=", "\"id\" must be written id=ID"),
         ("a,serial", "\"serial\" must be written serial=TEXT"),
         ("a,engine=aio", "engine: \"aio\" is none of sync, uring"),
+        ("a,snapshot=on", "snapshot: \"on\" is none of overlay"),
+        ("a,overlay", "\"overlay\" must be written overlay=FILE"),
         ("a,direct=1", "\"direct\" must be written direct"),
         ("a,queues=x", "queues: \"x\" is not a whole number from 0 to 65535"),
         ("a,format=qcow2", "format: \"qcow2\" is none of raw"),
@@ -80,18 +83,35 @@ fn every_mistake_has_its_message() {
         (
             "a,read-only",
             "unknown part \"read-only\"; did you mean \"readonly\"?; \
-             known: path=PATH, readonly, root, id=ID, serial=TEXT, format=raw, engine=sync|uring, direct, queues=N, \
-             bw=RATE, iops=RATE, burst=TIME, iothread=ID",
+             known: path=PATH, readonly, root, id=ID, serial=TEXT, format=raw, engine=sync|uring, direct, snapshot=overlay, \
+             overlay=FILE, queues=N, bw=RATE, iops=RATE, burst=TIME, iothread=ID",
         ),
         (
             "a,seral=1",
             "unknown part \"seral\"; did you mean \"serial\"?; \
-             known: path=PATH, readonly, root, id=ID, serial=TEXT, format=raw, engine=sync|uring, direct, queues=N, \
-             bw=RATE, iops=RATE, burst=TIME, iothread=ID",
+             known: path=PATH, readonly, root, id=ID, serial=TEXT, format=raw, engine=sync|uring, direct, snapshot=overlay, \
+             overlay=FILE, queues=N, bw=RATE, iops=RATE, burst=TIME, iothread=ID",
         ),
         ("a,", "\"a,\" has an empty part: remove the comma, or double it if it belongs to a name"),
     ] {
         assert_eq!(refusal(text), message, "{text}");
+    }
+}
+
+#[test]
+fn an_overlay_is_thrown_away_unless_it_has_a_place() {
+    let overlay = |text| plan(&[text]).unwrap().0.remove(0).overlay;
+    assert_eq!(overlay("a,snapshot=overlay"), Some(DiskOverlay::ThrownAway));
+    let kept = Some(DiskOverlay::Kept("b".into()));
+    for text in ["a,overlay=b", "a,snapshot=overlay,overlay=b", "a,overlay=b,snapshot=overlay"] {
+        assert_eq!(overlay(text), kept);
+    }
+    for word in ["readonly", "direct", "engine=uring"] {
+        let text = format!("a,id=x,snapshot=overlay,{word}");
+        let complaint = plan(&[text.as_str()]).unwrap_err();
+        let expected =
+            format!("disk x: {word} and an overlay do not go together: leave one of them out");
+        assert_eq!(complaint, expected);
     }
 }
 
@@ -106,6 +126,7 @@ fn defaults() {
         format: DiskFormat::Raw,
         engine: DiskEngine::Sync,
         direct: false,
+        overlay: None,
         queues: NonZeroU16::MIN,
         limits: Limits::NONE,
         iothread: None,

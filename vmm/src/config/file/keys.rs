@@ -17,9 +17,9 @@ use super::limiter::RateLimiter;
 use crate::config::metadata::parse_address;
 use crate::config::{
     Backing, BalloonConfig, BootProtocol, CmdlineConfig, CpuTemplateConfig, CpusConfig, DiskConfig,
-    DiskEngine, DiskFormat, IoThread, MetadataConfig, MetricsConfig, NetConfig, NetSource,
-    OnReboot, Pages, Ready, ValueError, VmConfig, VsockConfig, parse_duration, parse_level,
-    parse_mac,
+    DiskEngine, DiskFormat, DiskOverlay, IoThread, MetadataConfig, MetricsConfig, NetConfig,
+    NetSource, OnReboot, Pages, Ready, ValueError, VmConfig, VsockConfig, parse_duration,
+    parse_level, parse_mac,
 };
 
 /// The whole file.
@@ -83,8 +83,17 @@ struct Drive {
     serial: Option<String>,
     format: Option<DiskFormat>,
     direct: Option<bool>,
+    overlay: Option<Overlay>,
     queues: Option<u16>,
     iothread: Option<String>,
+}
+
+/// Whether, or where, an overlay takes what is written.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Overlay {
+    Wanted(bool),
+    Kept(PathBuf),
 }
 
 #[derive(Deserialize)]
@@ -362,6 +371,11 @@ impl Drive {
             format: self.format,
             engine,
             direct: self.direct,
+            overlay: match self.overlay {
+                Some(Overlay::Wanted(true)) => Some(DiskOverlay::ThrownAway),
+                Some(Overlay::Kept(path)) => Some(DiskOverlay::Kept(path)),
+                Some(Overlay::Wanted(false)) | None => None,
+            },
             queues: self.queues,
             limits: self.rate_limiter.unwrap_or_default().limits(),
             iothread: self.iothread,

@@ -135,6 +135,7 @@ fn drive(disk: &DiskConfig) -> Value {
         ("serial", disk.serial.as_ref().map(|text| json!(text))),
         ("format", disk.format.map(|format| json!(format))),
         ("direct", disk.direct.map(|direct| json!(direct))),
+        ("overlay", disk.overlay.as_ref().map(|overlay| json!(overlay))),
         ("queues", disk.queues.map(|queues| json!(queues))),
         ("iothread", disk.iothread.as_ref().map(|id| json!(id))),
     ];

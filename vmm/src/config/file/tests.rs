@@ -1,8 +1,8 @@
 use super::*;
 use crate::config::{
     Backing, BootProtocol, CmdlineConfig, ConsoleTarget, CpusConfig, DiskConfig, DiskEngine,
-    DiskFormat, MetadataConfig, MetricsConfig, NetConfig, NetSource, OnReboot, Pages, Ready,
-    VsockConfig,
+    DiskFormat, DiskOverlay, MetadataConfig, MetricsConfig, NetConfig, NetSource, OnReboot, Pages,
+    Ready, VsockConfig,
 };
 use devices::metadata::Version;
 use devices::rate_limiter::{Limits, Rate};
@@ -117,7 +117,7 @@ fn our_own_keys_say_what_the_flags_can_say() {
         "append_args": ["a", "b"],
         "protocol": "pvh"
       },
-      "drives": [{ "path_on_host": "d", "is_read_only": true, "serial": "S", "format": "raw", "io_engine": "Async", "direct": true, "queues": 2, "iothread": "a" }],
+      "drives": [{ "path_on_host": "d", "is_read_only": true, "serial": "S", "format": "raw", "io_engine": "Async", "direct": true, "overlay": "o", "queues": 2, "iothread": "a" }],
       "machine-config": { "vcpu_count": 8, "cores": 2, "threads": 2, "sockets": 2, "pin": [0, 1, 0, 1, 0, 1, 0, 1], "huge_pages": "1G", "prefault": true, "shared": true },
       "network-interfaces": [
         { "fd": 7, "mtu": 1400 },
@@ -151,6 +151,7 @@ fn our_own_keys_say_what_the_flags_can_say() {
             format: Some(DiskFormat::Raw),
             engine: Some(DiskEngine::Uring),
             direct: Some(true),
+            overlay: Some(DiskOverlay::Kept("o".into())),
             queues: Some(2),
             iothread: Some("a".to_owned()),
             ..DiskConfig::default()

@@ -71,8 +71,8 @@ fn the_plan_as_json() {
         "memory_bytes": 1_073_741_824,
         "backing": { "hugepages": "2M", "prefault": true, "shared": false },
         "disks": [
-            { "id": "disk0", "path": "r.img", "read_only": true, "serial": "disk0", "format": "raw", "engine": "sync", "direct": false, "queues": 1, "limits": unlimited, "iothread": null },
-            { "id": "data", "path": "d.img", "read_only": false, "serial": "S", "format": "raw", "engine": "sync", "direct": false, "queues": 1, "limits": limited, "iothread": "io0" },
+            { "id": "disk0", "path": "r.img", "read_only": true, "serial": "disk0", "format": "raw", "engine": "sync", "direct": false, "overlay": null, "queues": 1, "limits": unlimited, "iothread": null },
+            { "id": "data", "path": "d.img", "read_only": false, "serial": "S", "format": "raw", "engine": "sync", "direct": false, "overlay": null, "queues": 1, "limits": limited, "iothread": "io0" },
         ],
         "nets": [
             {

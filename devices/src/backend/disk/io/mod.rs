@@ -6,6 +6,7 @@
 
 mod bounce;
 mod clear;
+mod overlay;
 mod rings;
 mod sync;
 mod uring;
@@ -18,6 +19,8 @@ use super::Disk;
 use crate::memory::{GuestMemory, Segment};
 
 pub use rings::Rings;
+
+use overlay::OverlayIo;
 use sync::SyncIo;
 use uring::UringIo;
 
@@ -123,7 +126,7 @@ pub trait DiskIo: Send {
 
 impl Disk {
     /// An engine for one queue with at most `depth` operations in flight on the guest's `memory`; it borrows one of
-    /// `rings` if it needs one.
+    /// `rings` if it needs one. With an overlay there is only one engine, of system calls.
     #[must_use]
     pub fn open_io(
         self: &Arc<Self>,
@@ -132,6 +135,9 @@ impl Disk {
         depth: u16,
         memory: &GuestMemory,
     ) -> Box<dyn DiskIo> {
+        if let Some(overlay) = &self.overlay {
+            return Box::new(OverlayIo::new(self.clone(), overlay.clone(), memory.clone()));
+        }
         let sync = SyncIo::new(self.clone(), memory.clone());
         if engine == Engine::Sync {
             return Box::new(sync);
