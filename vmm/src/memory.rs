@@ -7,6 +7,7 @@
 pub mod file;
 mod huge;
 pub mod mapped;
+pub mod uffd;
 
 use std::ffi::CStr;
 use std::fs::File;
