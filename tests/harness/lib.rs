@@ -15,6 +15,7 @@ pub mod need;
 pub mod network;
 pub mod openapi;
 pub mod openmetrics;
+pub mod pages;
 pub mod puppet;
 pub mod random;
 pub mod samples;
