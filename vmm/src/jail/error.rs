@@ -70,6 +70,16 @@ pub enum JailError {
     /// A jail of user or group 0 is none.
     #[error("jail: uid and gid cannot be 0: name an ordinary user")]
     RootInside,
+    /// Somebody whom this user namespace does not have.
+    #[error(
+        "jail: this user namespace has no user {uid} with group {gid} to become: leave them out, or map them where it is made (/etc/subuid)"
+    )]
+    Unknown {
+        /// The user.
+        uid: u32,
+        /// The group.
+        gid: u32,
+    },
     /// What needs root.
     #[error("jail: {what} needs root: leave it out, or start vmm as root")]
     NotRoot {
@@ -155,6 +165,7 @@ impl JailError {
             | Self::NoDevice { .. }
             | Self::Network { .. }
             | Self::RootInside
+            | Self::Unknown { .. }
             | Self::NotRoot { .. } => ExitCode::BadConfiguration,
         }
     }

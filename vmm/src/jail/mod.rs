@@ -76,7 +76,7 @@ impl Jail {
         let is_root = [sys::CAP_SYS_ADMIN, sys::CAP_SETUID, sys::CAP_SETGID]
             .into_iter()
             .all(sys::has_capability);
-        let way = Way::of(&config, sys::user(), is_root)?;
+        let way = Way::of(&config, sys::user(), is_root, is_known)?;
         let inherited = open_descriptors().map_err(JailError::at(Step::Descriptors))?;
         Ok(Self { config, limits, way, inherited })
     }
@@ -125,7 +125,13 @@ impl Jail {
 }
 
 impl Way {
-    fn of(config: &JailConfig, own: (u32, u32), is_root: bool) -> Result<Self, JailError> {
+    /// `is_known` says of a user and a group whether this process can become them.
+    fn of(
+        config: &JailConfig,
+        own: (u32, u32),
+        is_root: bool,
+        is_known: impl Fn(u32, u32) -> bool,
+    ) -> Result<Self, JailError> {
         let (own_uid, own_gid) = own;
         let named = |named: Option<u32>, own: u32| match (named, own) {
             (Some(named), _) => named,
@@ -136,8 +142,12 @@ impl Way {
         if uid == 0 || gid == 0 {
             return Err(JailError::RootInside);
         }
-        if is_root {
-            return Ok(Self::Root { uid, gid });
+        let is_named = config.uid.is_some() || config.gid.is_some();
+        match (is_root, is_known(uid, gid)) {
+            (true, true) => return Ok(Self::Root { uid, gid }),
+            (true, false) if is_named => return Err(JailError::Unknown { uid, gid }),
+            // Root of a user namespace without such a user, as in a container, is an ordinary user outside.
+            _ => {}
         }
         let is_own = |named: Option<u32>, own| named.is_none_or(|named| named == own);
         if !is_own(config.uid, own_uid) || !is_own(config.gid, own_gid) {
@@ -145,6 +155,29 @@ impl Way {
         }
         Ok(Self::UserNamespace)
     }
+}
+
+/// Whether the user namespace of this process has this user and this group, and lets it leave its other groups.
+fn is_known(uid: u32, gid: u32) -> bool {
+    // Where nobody tells, the kernel will.
+    let read = |name| std::fs::read_to_string(name).unwrap_or_default();
+    has_number(&read("/proc/self/uid_map"), uid)
+        && has_number(&read("/proc/self/gid_map"), gid)
+        && read("/proc/self/setgroups").trim() != "deny"
+}
+
+/// Whether a map of a user namespace, lines of "first inside, first outside, count", has `number` inside.
+fn has_number(map: &str, number: u32) -> bool {
+    let has = |line: &str| {
+        let mut words = line.split_whitespace().map(str::parse::<u64>);
+        let (Some(Ok(first)), Some(Ok(_)), Some(Ok(count))) =
+            (words.next(), words.next(), words.next())
+        else {
+            return false;
+        };
+        (first..first.saturating_add(count)).contains(&number.into())
+    };
+    map.is_empty() || map.lines().any(has)
 }
 
 /// The descriptors of this process, but for the standard ones.

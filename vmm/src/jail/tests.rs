@@ -2,7 +2,7 @@ use super::*;
 
 fn way(uid: Option<u32>, gid: Option<u32>, own: (u32, u32), is_root: bool) -> Result<Way, String> {
     let config = JailConfig { uid, gid, ..JailConfig::default() };
-    Way::of(&config, own, is_root).map_err(|error| error.to_string())
+    Way::of(&config, own, is_root, |_, _| true).map_err(|error| error.to_string())
 }
 
 #[test]
@@ -22,6 +22,32 @@ fn root_becomes_somebody_else() {
     assert_eq!(way(Some(7), Some(8), (0, 0), true), Ok(named));
     // Root without root's rights, as in a container.
     assert_eq!(way(None, None, (0, 0), false), Ok(Way::UserNamespace));
+}
+
+#[test]
+fn root_of_a_namespace_without_others_is_an_ordinary_user() {
+    let alone = |uid| {
+        let config = JailConfig { uid, ..JailConfig::default() };
+        Way::of(&config, (0, 0), true, |_, _| false)
+    };
+    assert_eq!(alone(None).unwrap(), Way::UserNamespace);
+    let error = alone(Some(7)).unwrap_err().to_string();
+    assert!(error.contains("no user 7 with group 65534"), "{error}");
+}
+
+#[test]
+fn maps_of_user_namespaces() {
+    for (map, number, is_there) in [
+        ("         0          0 4294967295\n", NOBODY, true),
+        ("0 1000 1\n", 0, true),
+        ("0 1000 1\n", NOBODY, false),
+        ("0 1000 1\n1 100000 65536\n", NOBODY, true),
+        ("0 1000 1\n1 100000 65533\n", NOBODY, false),
+        ("", NOBODY, true),
+        ("nonsense", NOBODY, false),
+    ] {
+        assert_eq!(has_number(map, number), is_there, "{map:?} {number}");
+    }
 }
 
 #[test]
