@@ -96,7 +96,8 @@ impl Bench {
     /// Lets the tap hold `frames` until the guest takes them.
     pub fn set_queue_len(&self, frames: usize) {
         if let Some(Ok(tap)) = self.tap.get() {
-            tap.set_queue_len(i32::try_from(frames).unwrap_or(i32::MAX));
+            let set = tap.set_queue_len(i32::try_from(frames).unwrap_or(i32::MAX));
+            set.unwrap_or_else(|e| panic!("queue of a tap: {e}"));
         }
     }
 

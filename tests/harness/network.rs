@@ -149,10 +149,13 @@ impl Tap {
     }
 
     /// Changes how many frames wait for a slow reader.
-    pub fn set_queue_len(&self, frames: i32) {
+    ///
+    /// # Errors
+    /// The host's: only the real root may.
+    pub fn set_queue_len(&self, frames: i32) -> io::Result<()> {
         let mut request = request(self.name);
         request.ifr_ifru.ifru_metric = frames;
-        interface_ioctl(libc::SIOCSIFTXQLEN, &mut request).unwrap_or_else(|e| panic!("queue: {e}"));
+        interface_ioctl(libc::SIOCSIFTXQLEN, &mut request)
     }
 
     /// Removes the interface while somebody uses it.

@@ -232,7 +232,7 @@ fn metrics_of_a_file_without_the_api() {
         "metrics": {"metrics_path": "metrics.json"},
     });
     let file = scratch.file("vm.json", config.to_string());
-    let started = ["--start-time-us", "1", "--start-time-cpu-us", "0", "--config-file"];
+    let started = ["--no-api", "--start-time-us", "1", "--start-time-cpu-us", "0", "--config-file"];
     Vmm::new().inside(&scratch).args(started).arg(file).run().expect_code(0);
     let told = lines(&scratch.join("metrics.json"));
     assert_eq!(told.len(), 2, "one at the start, one at the end");
