@@ -51,6 +51,7 @@ vmm/src/main.rs                            the entry that the C library calls
 vmm/src/memory/file.rs                     guest memory written and mapped by address
 vmm/src/memory/mapped.rs                   mappings of files, leases, a handler of bus errors
 vmm/src/memory/uffd.rs                     userfaultfd
+vmm/src/process/c_library.rs               answers in place of the C library's
 vmm/src/process.rs                         the C library's arguments, poll, signals, the heap's parameters
 vmm/src/seccomp/sys.rs                     seccomp(2), the handler of its signal
 vmm/src/signals.rs                         signal masks, signalfd

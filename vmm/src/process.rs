@@ -7,6 +7,9 @@
 
 #![expect(unsafe_code, reason = "the C library's arguments, poll, signals, the heap")]
 
+#[cfg(all(target_env = "gnu", target_feature = "crt-static", target_arch = "x86_64"))]
+mod c_library;
+
 use std::ffi::{CStr, OsStr, OsString};
 use std::io;
 use std::os::unix::ffi::OsStrExt;
