@@ -120,11 +120,12 @@ pub const GSI_COUNT: u32 = 24;
 /// Timer interrupt of a PC, wired only if the caller creates a PIT.
 pub const TIMER_GSI: u32 = 0;
 
-/// Keyboard interrupt of a PC.
+/// Keyboard interrupt of a PC. The controller here has no keyboard and never raises it.
 pub const I8042_GSI: u32 = 1;
 
-/// The generation identifier changed: on a PC, the pin that the second PIC is cascaded on, which no device can have.
-pub const GENERATION_GSI: u32 = 2;
+/// The generation identifier changed: the keyboard's, because nobody else needs it. (Linux takes neither 0 nor 2 for the
+/// interrupt of a device.)
+pub const GENERATION_GSI: u32 = I8042_GSI;
 
 /// Power button: the interrupt of a PC's second serial port, which this machine lacks, so that all
 /// from 5 up stay free for devices.

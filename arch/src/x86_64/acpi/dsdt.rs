@@ -5,9 +5,7 @@
 use super::AcpiError;
 use super::aml::{Block, Code, Id, Resource, Segment};
 use crate::Machine;
-use crate::x86_64::layout::{
-    GENERATION_GSI, I8042_COMMAND_PORT, I8042_DATA_PORT, I8042_GSI, SLEEP_TYPE_S5,
-};
+use crate::x86_64::layout::{GENERATION_GSI, I8042_COMMAND_PORT, I8042_DATA_PORT, SLEEP_TYPE_S5};
 
 /// Value of a notification that a button was pressed (ACPI 6.5, table 5.160).
 const BUTTON_PRESSED: u8 = 0x80;
@@ -47,11 +45,10 @@ pub(super) fn byte_code(machine: &Machine) -> Result<Vec<u8>, AcpiError> {
         device(&mut code, &name, Id::Pnp(0x0501), index, &resources);
     }
     if machine.i8042 {
-        // Found by its identifier, the controller is not probed for a mouse.
+        // Found by its identifier, the controller is not probed for a mouse. It has no keyboard and no interrupt.
         let resources = [
             Resource::Ports { first: I8042_DATA_PORT, count: 1 },
             Resource::Ports { first: I8042_COMMAND_PORT, count: 1 },
-            Resource::Edge { gsi: I8042_GSI },
         ];
         device(&mut code, b"KBD_", Id::Pnp(0x0303), 0, &resources);
     }

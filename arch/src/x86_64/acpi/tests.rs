@@ -200,7 +200,7 @@ fn the_power_button_event_notifies_the_button() {
     let (_, body) = devices.iter().find(|(name, _)| name == "GED_").unwrap();
     assert!(body.windows(9).any(|window| window == b"\x89\x06\x00\x03\x01\x03\x00\x00\x00"));
     let method =
-        b"_EVT\x09\xa0\x0c\x93\x68\x0a\x03\x86PWRB\x0a\x80\xa0\x0c\x93\x68\x0a\x02\x86VGEN\x0a\x80";
+        b"_EVT\x09\xa0\x0c\x93\x68\x0a\x03\x86PWRB\x0a\x80\xa0\x0b\x93\x68\x01\x86VGEN\x0a\x80";
     assert!(body.ends_with(method), "{body:x?}");
     let (_, button) = devices.iter().find(|(name, _)| name == "PWRB").unwrap();
     assert_eq!(button, b"\x08_HID\x0c\x41\xd0\x0c\x0c");
@@ -228,7 +228,7 @@ fn the_generation_identifier_is_where_its_device_says_and_an_event_tells_of_anot
     expected.close(package);
     assert_eq!(*body, expected.into_bytes());
     let (_, events) = devices.iter().find(|(name, _)| name == "GED_").unwrap();
-    assert!(events.windows(9).any(|window| window == b"\x89\x06\x00\x03\x01\x02\x00\x00\x00"));
+    assert!(events.windows(9).any(|window| window == b"\x89\x06\x00\x03\x01\x01\x00\x00\x00"));
 }
 
 #[test]

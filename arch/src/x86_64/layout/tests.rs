@@ -49,7 +49,7 @@ fn windows_and_fixed_pages_lie_in_the_hole_apart_from_each_other() {
 
 #[test]
 fn each_fixed_interrupt_is_a_pin_of_its_own() {
-    let fixed = [TIMER_GSI, I8042_GSI, GENERATION_GSI, POWER_BUTTON_GSI, COM1_GSI];
+    let fixed = [TIMER_GSI, GENERATION_GSI, POWER_BUTTON_GSI, COM1_GSI];
     for (number, gsi) in fixed.iter().enumerate() {
         assert!(!fixed[..number].contains(gsi) && !DEVICE_GSIS.contains(gsi), "{gsi}");
     }
