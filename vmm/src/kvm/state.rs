@@ -108,7 +108,7 @@ const BEFORE_MSRS: [Piece; 6] = [
     piece::<kvm_sregs>("sregs", 0x83, 0x84),
     piece::<kvm_regs>("regs", 0x81, 0x82),
     piece::<kvm_xsave>("xsave", 0xcf, 0xa5),
-    piece::<kvm_xcrs>("xcrs", 0xa6, 0xa7),
+    piece::<kvm_xcrs>(XCRS, 0xa6, 0xa7),
     piece::<kvm_debugregs>("debug", 0xa1, 0xa2),
     piece::<kvm_lapic_state>("lapic", 0x8e, 0x8f),
 ];
@@ -116,6 +116,7 @@ const BEFORE_MSRS: [Piece; 6] = [
 const AFTER_MSRS: [Piece; 2] =
     [piece::<kvm_vcpu_events>("events", 0x9f, 0xa0), piece::<kvm_mp_state>("mp_state", 0x98, 0x99)];
 const XSAVE: &str = "xsave";
+const XCRS: &str = "xcrs";
 const MSRS: &str = "msrs";
 const CPUID: &str = "cpuid";
 const TSC_KHZ: &str = "tsc_khz";
@@ -270,6 +271,10 @@ fn set_pieces(
         };
         if !is_whole {
             return Err(state.missing(piece.name));
+        }
+        // A processor without XSAVE has none of these, and does not take none.
+        if piece.name == XCRS && words.first().is_none_or(|head| low(*head) == 0) {
+            continue;
         }
         set(vcpu, piece.set, &words).map_err(state.refused(piece.name))?;
     }
