@@ -1,6 +1,6 @@
 //! How a Linux guest ends, and how it is asked to.
 
-use harness::{Need, Vmm, base64};
+use harness::{Need, Scratch, Vmm, base64};
 use libtest_mimic::Trial;
 
 use crate::suite::trial;
@@ -16,6 +16,7 @@ mod reference {
         status_chosen_by_a_command,
         sigterm_presses_the_power_button,
         the_kernel_watches_its_generation,
+        a_copy_makes_its_random_numbers_anew,
     }
 }
 
@@ -74,6 +75,29 @@ fn the_kernel_watches_its_generation() {
     let bound = "/sys/bus/*/drivers/vmgenid/VMMV0001:00";
     let check = format!("ls -d {bound} && printf '\\052' | dd of=/dev/port bs=1 seek=244");
     running(&check).run().expect_code(42);
+}
+
+/// Two machines that go on from one snapshot are told so: what one of them keeps secret, the other must not find.
+fn a_copy_makes_its_random_numbers_anew() {
+    const TOLD: &str = "dmesg | grep -q 'crng reseeded due to virtual machine fork'";
+    let scratch = Scratch::new();
+    let (socket, saved) = (scratch.join("api.sock"), scratch.join("saved"));
+    let vmm = Vmm::linux().without_jail().arg("--api-sock").arg(&socket);
+    let mut guest = vmm.spawn().booted();
+    // Numbers that were not made yet need not be made anew.
+    guest.shell("head -c 1 /dev/random | wc -c");
+    assert_ne!(guest.try_shell(TOLD).0, 0, "it is nobody's copy");
+    Vmm::new().arg("ctl").arg(&socket).arg("snapshot").arg(&saved).run().expect_code(0);
+    guest.kill();
+    let numbers = [(); 2].map(|()| {
+        let mut copy = Vmm::restored(&saved).spawn();
+        let wait = format!("for i in $(seq 20); do {TOLD} && break; sleep 0.2; done; {TOLD}");
+        copy.shell(&format!("{wait} || {{ cat /proc/interrupts; dmesg | tail -n 5; false; }}"));
+        let number = copy.shell("head -c 16 /dev/urandom | md5sum");
+        copy.kill();
+        number
+    });
+    assert_ne!(numbers[0], numbers[1]);
 }
 
 /// Through the stock kernel's own button driver.
