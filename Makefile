@@ -36,7 +36,7 @@ fuzz-smoke: ## let arbitrary input loose on everything that reads any (SECONDS_E
 bench-devices: ## measure what the queue handlers cost: time, allocations, system calls
 	@cargo bench --quiet -p devices --features test-util --bench datapath -- $(ONLY)
 
-bench: ## compare with QEMU and the least there is, in one table (ONLY=start,idle,block,net,counts ROUNDS=50)
+bench: ## compare with QEMU and the least there is, in one table (ONLY=start,snapshot,idle,block,net,counts ROUNDS=50)
 	@tests/bench.sh
 
 lint: ## check style, structure and documentation links

@@ -236,7 +236,7 @@ pub fn build(plan: &Plan, around: &Persistent<'_>) -> Result<Microvm, BuildError
     if let Some(counters) = serial_counters {
         controls.set_serial(counters);
     }
-    let Collected { buses, windows, virtio, all } = manager.finish();
+    let Collected { buses, windows, virtio, legacy } = manager.finish();
 
     let (vcpus, is_at_rest) = match loaded {
         Some(loaded) => {
@@ -247,7 +247,10 @@ pub fn build(plan: &Plan, around: &Persistent<'_>) -> Result<Microvm, BuildError
             (create_vcpus(&kvm, &vm, topology, registers, template)?, false)
         }
         None => match around.source {
-            Some(source) => (restore::machine(source, &kvm, &vm, topology, &all)?, true),
+            Some(source) => {
+                let devices = (virtio.as_slice(), legacy.as_slice());
+                (restore::machine(source, &kvm, &vm, topology, devices)?, true)
+            }
             None => (Vec::new(), false),
         },
     };
@@ -259,7 +262,7 @@ pub fn build(plan: &Plan, around: &Persistent<'_>) -> Result<Microvm, BuildError
     });
     let sources = serial.into_iter().collect();
     let (vcpus, devices) = (vcpus.collect(), virtio);
-    Ok(Microvm { vcpus, vm, devices, all, controls, sources, is_at_rest })
+    Ok(Microvm { vcpus, vm, devices, legacy, controls, sources, is_at_rest })
 }
 
 /// What is loaded to boot.

@@ -25,7 +25,7 @@ use log::LevelFilter;
 
 pub use commands::SnapshotCommand;
 pub use firecracker::Firecracker;
-pub use run::Run;
+pub use run::{Resolved, Run};
 pub use usage::UsageError;
 
 use crate::api::{Api, ApiSocket, BODY_LIMIT};

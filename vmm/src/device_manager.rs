@@ -16,6 +16,9 @@ use crate::event_loop::LoopHandle;
 use crate::kvm::{KvmError, Vm};
 use crate::vcpu::Buses;
 
+/// Room for the devices of a PC.
+const LEGACY: usize = 8;
+
 /// Why a device cannot be attached.
 #[derive(Debug, thiserror::Error)]
 pub enum AttachError {
@@ -64,15 +67,8 @@ pub struct Attached {
     pub registers: Arc<Mutex<MmioTransport>>,
 }
 
-/// A device that has state, under the name that its state has.
-pub struct Stateful {
-    /// For a virtio device, its window and the name that the user gave it.
-    pub name: String,
-    /// Whether the state of another machine must have it.
-    pub is_needed: bool,
-    /// Its registers.
-    pub device: Arc<Mutex<dyn BusDevice>>,
-}
+/// A device of the PC, and what it is called.
+pub type Legacy = (&'static str, Arc<Mutex<dyn BusDevice>>);
 
 /// What a [`DeviceManager`] has collected.
 pub struct Collected {
@@ -82,8 +78,16 @@ pub struct Collected {
     pub windows: Vec<MmioDevice>,
     /// The virtio devices.
     pub virtio: Vec<Attached>,
-    /// Every device.
-    pub all: Vec<Stateful>,
+    /// The others.
+    pub legacy: Vec<Legacy>,
+}
+
+impl Attached {
+    /// What its state is called: by its window and its name, since a disk and a net can have the same.
+    #[must_use]
+    pub fn state_name(&self, index: usize) -> String {
+        format!("{index} {}", self.id)
+    }
 }
 
 /// Collects the devices of one machine.
@@ -94,7 +98,7 @@ pub struct DeviceManager<'a> {
     gsis: std::ops::RangeInclusive<u32>,
     virtio: Vec<MmioDevice>,
     attached: Vec<Attached>,
-    all: Vec<Stateful>,
+    legacy: Vec<Legacy>,
 }
 
 impl<'a> DeviceManager<'a> {
@@ -108,7 +112,7 @@ impl<'a> DeviceManager<'a> {
             gsis: layout::DEVICE_GSIS,
             virtio: Vec::new(),
             attached: Vec::new(),
-            all: Vec::new(),
+            legacy: Vec::with_capacity(LEGACY),
         }
     }
 
@@ -155,8 +159,6 @@ impl<'a> DeviceManager<'a> {
             .mmio
             .insert(base, WINDOW, registers.clone())
             .map_err(|source| AttachError::Bus { id: id.to_owned(), source })?;
-        let device = registers.clone();
-        self.all.push(Stateful { name: format!("{index} {id}"), is_needed: true, device });
         self.virtio.push(MmioDevice { base, len: WINDOW, gsi });
         self.attached.push(Attached { id: id.to_owned(), registers });
         Ok(())
@@ -168,13 +170,12 @@ impl<'a> DeviceManager<'a> {
     /// [`AttachError::Bus`].
     pub fn attach_ports(
         &mut self,
-        id: &str,
+        id: &'static str,
         ports: u16,
         count: u64,
         device: Arc<Mutex<dyn BusDevice>>,
     ) -> Result<(), AttachError> {
-        let name = id.to_owned();
-        self.all.push(Stateful { name, is_needed: false, device: device.clone() });
+        self.legacy.push((id, device.clone()));
         self.buses
             .pio
             .insert(u64::from(ports), count, device)
@@ -187,12 +188,11 @@ impl<'a> DeviceManager<'a> {
     /// [`AttachError::Bus`].
     pub fn attach_memory(
         &mut self,
-        id: &str,
+        id: &'static str,
         range: Range,
         device: Arc<Mutex<dyn BusDevice>>,
     ) -> Result<(), AttachError> {
-        let name = id.to_owned();
-        self.all.push(Stateful { name, is_needed: false, device: device.clone() });
+        self.legacy.push((id, device.clone()));
         self.buses
             .mmio
             .insert(range.start, range.len, device)
@@ -214,8 +214,8 @@ impl<'a> DeviceManager<'a> {
     /// Everything collected.
     #[must_use]
     pub fn finish(self) -> Collected {
-        let Self { buses, virtio: windows, attached: virtio, all, .. } = self;
-        Collected { buses, windows, virtio, all }
+        let Self { buses, virtio: windows, attached: virtio, legacy, .. } = self;
+        Collected { buses, windows, virtio, legacy }
     }
 }
 

@@ -33,6 +33,8 @@ pub enum Event {
     Snapshotted {
         /// The file of its state.
         path: String,
+        /// For how long the guest stood still, in microseconds; 0 when it was paused before.
+        pause_us: u64,
     },
     /// The guest is ready; told once after each start.
     Ready {

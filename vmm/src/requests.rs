@@ -132,6 +132,8 @@ pub struct Saved {
     pub draft: Arc<Draft>,
     /// The contents of the file of state.
     pub state: Vec<u8>,
+    /// For how long the guest stood still for it.
+    pub pause: Duration,
 }
 
 /// Something about the balloon.

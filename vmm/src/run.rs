@@ -123,7 +123,7 @@ pub struct Launch {
     /// The plan to start at once; without one, the API says what to start and when.
     pub plan: Option<Plan>,
     /// What the machine goes on from, if it does not boot.
-    pub source: Option<Source>,
+    pub source: Option<Box<Source>>,
     /// Where the API is served.
     pub api: Option<Api>,
     /// Where the machine is to run, if not like any program.
@@ -255,15 +255,15 @@ impl Session {
         self.server.as_mut().map_or(Ok(()), Server::go_on).map_err(RunError::from)
     }
 
-    fn start(&mut self, mut plan: Plan, source: Option<Source>) -> Result<(), RunError> {
+    fn start(&mut self, mut plan: Plan, source: Option<Box<Source>>) -> Result<(), RunError> {
         self.join_network()?;
         let consoles = Consoles::open(&plan, &mut self.event_loop, &self.ending)?;
         let provisions = Provisions::default();
         let mut surroundings = Surroundings { consoles, vsock: None, metadata: None, provisions };
-        match self.build_in(&mut plan, &mut surroundings, source.as_ref()) {
+        match self.build_in(&mut plan, &mut surroundings, source.as_deref()) {
             Ok(machine) => {
                 let is_paused = source.as_ref().is_some_and(|source| source.order.paused);
-                let base = source.and_then(|source| Base::of(source, &plan));
+                let base = source.and_then(|source| Base::of(*source, &plan));
                 self.life = Some(Life { plan, surroundings, machine, base });
                 self.phase = if is_paused { Phase::Paused } else { Phase::Running };
                 self.begin_metrics();
@@ -426,7 +426,7 @@ impl Session {
         self.start_or_tell(plan, None)
     }
 
-    fn start_or_tell(&mut self, plan: Plan, source: Option<Source>) -> Outcome {
+    fn start_or_tell(&mut self, plan: Plan, source: Option<Box<Source>>) -> Outcome {
         self.start(plan, source).map(|()| Answer::Done).map_err(|error| {
             let code = match error.exit_code() {
                 ExitCode::BadConfiguration => Code::BadConfiguration,

@@ -15,6 +15,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use devices::bus::BusDevice;
 use devices::memory::GuestMemory;
 use devices::metrics::Numbers;
 use devices::state::State;
@@ -23,7 +24,7 @@ use devices::virtio::transport::Transport;
 use vm_memory::{GuestMemoryBackend, GuestMemoryRegion};
 
 use crate::controls::Controls;
-use crate::device_manager::{Attached, Stateful};
+use crate::device_manager::{Attached, Legacy};
 use crate::event_loop::{EventLoop, LoopSource, SourceId};
 use crate::kvm::Vm;
 use crate::kvm::state::{self, Pieces};
@@ -39,8 +40,7 @@ pub struct Microvm {
     pub(crate) vm: Vm,
     pub(crate) vcpus: Vec<VcpuSetup>,
     pub(crate) devices: Vec<Attached>,
-    /// These and every other one.
-    pub(crate) all: Vec<Stateful>,
+    pub(crate) legacy: Vec<Legacy>,
     pub(crate) controls: Controls,
     /// What the loop serves for this machine besides its virtio devices.
     pub(crate) sources: Vec<Box<dyn LoopSource>>,
@@ -52,7 +52,7 @@ pub struct Microvm {
 pub struct RunningVm {
     // Field order is drop order: devices are gone before the VM.
     devices: Vec<Attached>,
-    all: Vec<Stateful>,
+    legacy: Vec<Legacy>,
     controls: Controls,
     sources: Vec<SourceId>,
     vm: Vm,
@@ -67,10 +67,10 @@ impl Microvm {
     /// # Errors
     /// When the loop cannot watch them; no vCPU runs then.
     pub fn start(self, event_loop: &mut EventLoop, threads: Rc<Threads>) -> io::Result<RunningVm> {
-        let (devices, all, controls, vm) = (self.devices, self.all, self.controls, self.vm);
+        let (devices, legacy, controls, vm) = (self.devices, self.legacy, self.controls, self.vm);
         let sources = Vec::with_capacity(self.sources.len());
         let vcpu_fds = self.vcpus.iter().map(|vcpu| vcpu.fd.as_raw_fd()).collect();
-        let mut running = RunningVm { devices, all, controls, sources, vm, vcpu_fds, threads };
+        let mut running = RunningVm { devices, legacy, controls, sources, vm, vcpu_fds, threads };
         for source in self.sources {
             match event_loop.add(source) {
                 Ok(source) => running.sources.push(source),
@@ -162,15 +162,16 @@ impl RunningVm {
             vm: state::save_vm(&self.vm)?,
             devices: Vec::new(),
         };
-        for Stateful { name, is_needed, device } in &self.all {
-            // No vCPU runs that could hold it.
-            let device = device.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-            let state = device
-                .save()
-                .map_err(|source| SnapshotError::Device { id: name.clone(), source })?;
-            if *is_needed || !state.is_empty() {
-                saved.devices.push((name.clone(), state));
-            }
+        // No vCPU runs that could hold them.
+        for (name, device) in &self.legacy {
+            let state = device.lock().unwrap_or_else(std::sync::PoisonError::into_inner).save();
+            let name = (*name).to_owned();
+            saved.push(name, state)?;
+        }
+        for (index, device) in self.devices.iter().enumerate() {
+            let registers =
+                device.registers.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+            saved.push(device.state_name(index), registers.save())?;
         }
         Ok(saved)
     }
@@ -232,7 +233,7 @@ impl RunningVm {
         }
         self.on_devices(event_loop, Transport::reset)?;
         self.devices.clear();
-        self.all.clear();
+        self.legacy.clear();
         self.vcpus().iter().for_each(|vcpu| drop(vcpu.take_back()));
         self.sources.drain(..).for_each(|source| event_loop.remove(source));
         Ok(())
@@ -247,6 +248,22 @@ pub struct SavedState {
     pub vcpus: Vec<Pieces>,
     /// Each device that has state, by its name.
     pub devices: Vec<(String, State)>,
+}
+
+impl SavedState {
+    /// Adds the state of a device, if it has one.
+    fn push(
+        &mut self,
+        id: String,
+        state: Result<State, devices::state::StateError>,
+    ) -> Result<(), SnapshotError> {
+        match state {
+            Ok(state) if state.is_empty() => {}
+            Ok(state) => self.devices.push((id, state)),
+            Err(source) => return Err(SnapshotError::Device { id, source }),
+        }
+        Ok(())
+    }
 }
 
 /// How long one wait for the loop may take while stopping, in milliseconds; a thread that leaves its machine does not

@@ -157,7 +157,8 @@ pub fn reply(outcome: Outcome) -> Reply {
         Ok(Answer::Saved(saved)) => match saved.draft.finish(&saved.state) {
             Ok(()) => {
                 let path = saved.draft.place().state().to_string_lossy().into_owned();
-                events::emit(Event::Snapshotted { path });
+                let pause_us = u64::try_from(saved.pause.as_micros()).unwrap_or(u64::MAX);
+                events::emit(Event::Snapshotted { path, pause_us });
                 Reply::done()
             }
             Err(error) => reply(Err(Refusal::new(Code::HostFailure, chain(&error)))),

@@ -1,14 +1,15 @@
 //! A machine that goes on from a snapshot: what takes the place of loading a kernel and of the first registers.
 
-use std::sync::PoisonError;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use arch::{ApicIds, Topology};
+use devices::bus::BusDevice;
 use devices::memory::GuestMemory;
 use kvm_ioctls::VcpuFd;
 
 use super::BuildError;
 use crate::config::Plan;
-use crate::device_manager::Stateful;
+use crate::device_manager::{Attached, Legacy};
 use crate::generation;
 use crate::kvm::{Kvm, Vm, state};
 use crate::memory::file;
@@ -30,7 +31,7 @@ pub(super) fn machine(
     kvm: &Kvm,
     vm: &Vm,
     topology: Topology,
-    devices: &[Stateful],
+    (virtio, legacy): (&[Attached], &[Legacy]),
 ) -> Result<Vec<VcpuFd>, BuildError> {
     let (order, record) = (&source.order, &source.record);
     let apic_ids = ApicIds::new(&topology);
@@ -53,29 +54,42 @@ pub(super) fn machine(
     }
     state::restore_vm(vm, &record.vm, order.is_real_time).map_err(SnapshotError::State)?;
     generation::renew(vm)?;
-    restore_devices(source, devices)?;
+    restore_devices(source, virtio, legacy)?;
     Ok(vcpus)
 }
 
-fn restore_devices(source: &Source, devices: &[Stateful]) -> Result<(), SnapshotError> {
+fn restore_devices(
+    source: &Source,
+    virtio: &[Attached],
+    legacy: &[Legacy],
+) -> Result<(), SnapshotError> {
     let saved = &source.record.devices;
-    let is_here = |name: &String| devices.iter().any(|device| device.name == *name);
-    let is_there = |device: &Stateful| saved.iter().any(|(name, _)| *name == device.name);
-    if !saved.iter().all(|(name, _)| is_here(name))
-        || !devices.iter().all(|device| is_there(device) || !device.is_needed)
-    {
-        let here = devices.iter().map(|device| device.name.clone()).collect();
+    let names = virtio.iter().enumerate().map(|(index, device)| device.state_name(index));
+    let names: Vec<String> = names.collect();
+    let is_here =
+        |name: &str| names.iter().any(|it| it == name) || legacy.iter().any(|(it, _)| *it == name);
+    let is_there = |name: &String| saved.iter().any(|(it, _)| it == name);
+    // A device of the PC that has no state there has none here.
+    if !saved.iter().all(|(name, _)| is_here(name)) || !names.iter().all(is_there) {
         let there = saved.iter().map(|(name, _)| name.clone()).collect();
-        return Err(SnapshotError::Devices { there, here });
+        return Err(SnapshotError::Devices { there, here: names });
     }
-    for device in devices {
-        let Some((id, state)) = saved.iter().find(|(name, _)| *name == device.name) else {
-            continue;
-        };
-        let mut registers = device.device.lock().unwrap_or_else(PoisonError::into_inner);
-        registers
-            .restore(state)
-            .map_err(|source| SnapshotError::Device { id: id.clone(), source })?;
+    let failed = |id: &str| {
+        let id = id.to_owned();
+        move |source| SnapshotError::Device { id, source }
+    };
+    for (name, state) in saved {
+        if let Some((_, device)) = legacy.iter().find(|(it, _)| it == name) {
+            lock(device).restore(state).map_err(failed(name))?;
+        }
+        let index = names.iter().position(|it| it == name);
+        if let Some(device) = index.and_then(|index| virtio.get(index)) {
+            lock(&device.registers).restore(state).map_err(failed(name))?;
+        }
     }
     Ok(())
+}
+
+fn lock<T: ?Sized>(device: &Mutex<T>) -> MutexGuard<'_, T> {
+    device.lock().unwrap_or_else(PoisonError::into_inner)
 }

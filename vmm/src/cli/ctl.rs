@@ -7,8 +7,8 @@ use clap::builder::PossibleValuesParser;
 use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
 
 use super::UsageError;
-use crate::config::{ValueError, parse_duration, parse_limit_change, parse_size};
-use crate::ctl::{Awaited, Request, Verb};
+use crate::config::{ValueError, parse_duration, parse_limit_change, parse_size, parse_u16};
+use crate::ctl::{Awaited, Clones, Request, Verb};
 use crate::requests::ConsoleDevice;
 
 /// The name of the command.
@@ -36,6 +36,10 @@ enum Shape {
     Flag,
     /// `--id TIME`
     Time,
+    /// `--id` and something else.
+    Value(&'static str),
+    /// All that comes after `--`.
+    Last,
     /// A word that may be left out.
     One,
     /// A word that may not.
@@ -80,6 +84,24 @@ const VERBS: &[Entry] = &[
                 "The directory, made if it is not there; what it has is replaced",
             ),
             word("diff", Shape::Flag, "Only what has changed since the snapshot that is before it"),
+        ],
+    ),
+    verb(
+        "clone",
+        "Save the machine, and start copies that go on from there, each with a name and sockets of its own",
+        &[
+            word("count", Shape::Value("N"), "How many [default: 1]"),
+            word(
+                "dir",
+                Shape::Value("DIR"),
+                "Where the snapshot is made, and a directory for each copy [default: clones]",
+            ),
+            word(
+                "tap",
+                Shape::Value("NAME"),
+                "Name of the copies' taps, to which the number is added",
+            ),
+            word("words", Shape::Last, "More flags for each copy, such as --jail"),
         ],
     ),
     verb("power-button", "Press the power button, and leave it to the guest", &[]),
@@ -150,6 +172,8 @@ fn argument(word: &Word) -> Arg {
     arg = match word.shape {
         Shape::Flag => return arg.long(word.id).action(ArgAction::SetTrue),
         Shape::Time => arg.long(word.id).value_name("TIME"),
+        Shape::Value(name) => arg.long(word.id).value_name(name),
+        Shape::Last => arg.last(true).num_args(1..),
         Shape::One | Shape::Needed => arg.required(word.shape == Shape::Needed),
         Shape::Many => arg.required(true).value_name("KEY=VALUE").num_args(1..),
     };
@@ -186,6 +210,16 @@ impl Words {
             "snapshot" => {
                 let directory = self.text("directory").unwrap_or_default().into();
                 Verb::Snapshot { directory, is_diff: self.flag("diff") }
+            }
+            "clone" => {
+                let count = self.text("count").map_or(Ok(1), |text| parse_u16("count", text));
+                let words = self.0.get_many::<String>("words").into_iter().flatten();
+                Verb::Clone(Clones {
+                    count: count.map_err(|error| ("count", error))?,
+                    directory: self.text("dir").unwrap_or("clones").into(),
+                    tap: self.text("tap").map(str::to_owned),
+                    words: words.cloned().collect(),
+                })
             }
             "power-button" => Verb::PowerButton,
             "set" => self.set().map_err(|error| ("set", error))?,

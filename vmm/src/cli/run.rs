@@ -37,6 +37,9 @@ pub struct Run {
     pub dry_run: bool,
 }
 
+/// What the API shows, what is started at once, and what that goes on from.
+pub type Resolved = (VmConfig, Option<Plan>, Option<Box<Source>>);
+
 impl Run {
     /// The plan: what the file says, overridden and extended by the flags, resolved. There need be none when the API
     /// can still say what is missing. With the API, the configuration that it shows is there too. A snapshot says what
@@ -44,7 +47,7 @@ impl Run {
     ///
     /// # Errors
     /// [`ConfigError`], from the file or from the combination.
-    pub fn resolve(&mut self) -> Result<(VmConfig, Option<Plan>, Option<Source>), ConfigError> {
+    pub fn resolve(&mut self) -> Result<Resolved, ConfigError> {
         if let (None, Some(flag)) = (&self.jail, self.limits.first_flag()) {
             return Err(ConfigError::LimitWithoutJail { flag });
         }
@@ -57,7 +60,7 @@ impl Run {
             let source = Source::read(order).map_err(wrap)?;
             let config = source.config(config).map_err(wrap)?;
             let plan = Plan::resolve(config.clone())?;
-            return Ok((config, Some(plan), Some(source)));
+            return Ok((config, Some(plan), Some(Box::new(source))));
         }
         if let Some(path) = &self.config_file {
             config = VmConfig::from_file(path)?.overridden_by(config);

@@ -59,7 +59,7 @@ pub use plan::{
 };
 pub use ready::{PATTERN_MAX, Ready};
 pub use restore::RestoreConfig;
-pub use value::{ValueError, parse_duration, parse_mac, parse_size};
+pub use value::{ValueError, parse_duration, parse_mac, parse_size, parse_u16};
 pub use vsock::{GUEST_CIDS, VsockConfig, VsockPlan};
 
 /// How the kernel is entered.

@@ -295,7 +295,7 @@ pub fn parse_mac(text: &str) -> Result<[u8; 6], ValueError> {
 ///
 /// # Errors
 /// [`ValueError::Number`].
-pub(super) fn parse_u16(what: &'static str, text: &str) -> Result<u16, ValueError> {
+pub fn parse_u16(what: &'static str, text: &str) -> Result<u16, ValueError> {
     let number = || ValueError::Number { what, text: text.to_owned(), max: u16::MAX.into() };
     let value = whole(text, number, text).map_err(|_| number())?;
     u16::try_from(value).map_err(|_| number())

@@ -4,6 +4,7 @@
 //! verbs are is in `crate::cli`, what the requests mean in `resources/openapi.yaml`.
 
 mod client;
+mod clone;
 mod console;
 mod error;
 mod metrics;
@@ -20,6 +21,7 @@ use crate::config::RateLimiter;
 use crate::requests::ConsoleDevice;
 use client::Client;
 
+pub use clone::Clones;
 pub use error::CtlError;
 
 /// A verb, and to whom it is said.
@@ -56,6 +58,8 @@ pub enum Verb {
         /// Only what has changed.
         is_diff: bool,
     },
+    /// Make more of it.
+    Clone(Clones),
     /// Press its power button.
     PowerButton,
     /// Change a disk.
@@ -134,6 +138,7 @@ pub fn run(request: Request) -> Result<u8, CtlError> {
         Verb::Balloon(Some(mib)) => {
             ("PATCH", "/balloon".to_owned(), format!(r#"{{"amount_mib":{mib}}}"#))
         }
+        Verb::Clone(clones) => return clone::run(client, &clones, json),
         Verb::Stop { grace } => return wait::stop(&socket, client, grace, json),
         Verb::Console(device) => return console::attach(client, device),
         question => return show(client, &question, json),

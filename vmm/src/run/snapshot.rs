@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use devices::event::chain;
 use serde_json::json;
@@ -63,6 +63,7 @@ impl Session {
             Ok(facts) => facts,
             Err(error) => return Ok(Err(refusal(&error))),
         };
+        let asked = Instant::now();
         if let (true, Some(life)) = (runs, &self.life) {
             life.machine.pause(&mut self.event_loop).map_err(host("pause the machine"))?;
         }
@@ -73,7 +74,8 @@ impl Session {
         if let (true, Some(life)) = (runs, &self.life) {
             life.machine.resume(&mut self.event_loop).map_err(host("resume the machine"))?;
         }
-        Ok(saved.map(|state| Answer::Saved(Saved { draft, state })))
+        let pause = if runs { asked.elapsed() } else { Duration::ZERO };
+        Ok(saved.map(|state| Answer::Saved(Saved { draft, state, pause })))
     }
 
     /// Writes the memory of the machine, which is at rest, and gives the contents of the file of state.
@@ -173,7 +175,7 @@ impl Session {
         let bad = |error| Refusal::new(Code::BadConfiguration, chain(&error));
         let plan = Plan::resolve(config.clone()).map_err(bad)?;
         let before = std::mem::replace(&mut self.config, config);
-        self.start_or_tell(plan, Some(source)).inspect_err(|_| self.config = before)
+        self.start_or_tell(plan, Some(Box::new(source))).inspect_err(|_| self.config = before)
     }
 }
 
