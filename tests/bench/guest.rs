@@ -69,7 +69,12 @@ impl Guest {
 
     /// Lets a guest that is ready go.
     pub fn go(&mut self) -> Result<(), String> {
-        self.input.write_all(b"g").map_err(|e| format!("the guest takes no input: {e}"))
+        self.send("g")
+    }
+
+    /// Types `text`.
+    pub fn send(&mut self, text: &str) -> Result<(), String> {
+        self.input.write_all(text.as_bytes()).map_err(|e| format!("the guest takes no input: {e}"))
     }
 
     /// Kills the children of the process, and waits for its end that follows.

@@ -13,6 +13,7 @@ mod guest;
 mod host;
 mod interrupt;
 mod memory;
+mod snapshot;
 mod start;
 mod stats;
 mod table;
@@ -31,6 +32,7 @@ type Group = (&'static str, fn(&Bench) -> Vec<Row>);
 
 const GROUPS: &[Group] = &[
     ("start", start::rows),
+    ("snapshot", snapshot::rows),
     ("idle", memory::rows),
     ("block", device::block_rows),
     ("net", device::net_rows),

@@ -1,5 +1,6 @@
 //! Snapshots of machines with a bare-metal guest: it goes on at the very instruction, with its devices, elsewhere.
 
+mod clones;
 mod files;
 mod refusals;
 
@@ -36,7 +37,8 @@ pub fn tests() -> Vec<Trial> {
         ("a_restored_machine_boots_again", a_restored_machine_boots_again),
     ];
     let own = own.map(|(name, test)| trial(format!("bare::snapshot::{name}"), NEEDS, test));
-    own.into_iter().chain(files::tests()).chain(refusals::tests()).collect()
+    let others = [clones::tests(), files::tests(), refusals::tests()];
+    own.into_iter().chain(others.into_iter().flatten()).collect()
 }
 
 /// The tests that need a network as well.

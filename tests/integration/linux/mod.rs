@@ -8,6 +8,7 @@ mod console;
 mod fio;
 mod lifecycle;
 mod net;
+mod snapshot;
 mod vsock;
 
 use harness::{Vmm, base64};
@@ -23,6 +24,7 @@ pub fn tests() -> Vec<Trial> {
         console::tests(),
         fio::tests(),
         lifecycle::tests(),
+        snapshot::tests(),
         vsock::tests(),
     ];
     lists.into_iter().flatten().collect()
