@@ -38,6 +38,7 @@ devices/src/guest_io.rs                    vectored I/O on guest memory
 devices/src/metadata/sys.rs                one descriptor for several
 vmm/src/affinity.rs                        CPU masks of threads
 vmm/src/clock.rs                           clocks that the standard library does not show
+vmm/src/drill.rs                           what a compromised process would do, for tests
 vmm/src/jail/sys.rs                        namespaces, mounts, capabilities
 vmm/src/jail/sys/landlock.rs               Landlock
 vmm/src/jail/sys/tree.rs                   files and mounts by descriptors

@@ -6,6 +6,7 @@
 #
 # VMM_TEST_JAIL=1 runs every machine of the integration tests in a jail (vmm --jail), wherever its test allows that.
 # Without it a part of them runs in a jail as well, once more.
+# VMM_TEST_RECORD=1 also records the system calls of bare-metal guests, to see whether each rule of the filters is needed.
 set -euo pipefail
 # shellcheck source=../resources/lib.sh
 . "$(dirname "$0")/../resources/lib.sh"
@@ -14,6 +15,7 @@ cd "$resources/.."
 static_target=x86_64-unknown-linux-gnu
 target=$(realpath -m "${CARGO_TARGET_DIR:-target}")
 vmm=$target/$static_target/release/vmm
+drill=$target/$static_target/debug/vmm
 # Seconds that a test in the machine waits for something, and that the machine waits for the tests.
 machine_patience=120
 machine_timeout=480
@@ -39,6 +41,9 @@ counting_tools() {
 
 build_vmm() { resources/cargo-static.sh build --release -p vmm; }
 
+# A program that attacks itself, for the tests of what that gains it.
+build_drill() { resources/cargo-static.sh build -p vmm --features drill; }
+
 build_integration() {
     local messages=$logs/messages
     resources/cargo-static.sh test -p tests --test integration --no-run --message-format json-render-diagnostics >"$messages"
@@ -46,7 +51,20 @@ build_integration() {
     [[ $integration ]] || die 'cargo names no integration program'
 }
 
-run_integration() { VMM=$(realpath "$vmm") VMM_GUEST_DIR=$(guest_dir) "$integration" "$@"; }
+run_integration() {
+    VMM=$(realpath "$vmm") VMM_DRILL_PROGRAM=$(realpath "$drill") VMM_GUEST_DIR=$(guest_dir) "$integration" "$@"
+}
+
+# Whether each rule of the filters of system calls is needed by some bare-metal guest: every call of every machine is
+# recorded, and compared with the rules.
+run_recorded() {
+    local aside=(linux:: cli:: budgets faults jail hostile leaks a_console_of_its_own_choice seccomp net_over_pauses) word skip=()
+    for word in "${aside[@]}"; do skip+=(--skip "$word"); done
+    mkdir "$logs/recorded"
+    # What a recorder delays may fail; it was tried without one.
+    VMM_TEST_TRACE=$logs/recorded run_integration "${skip[@]}" >/dev/null || true
+    VMM_TEST_TRACE=$logs/recorded cargo test -p vmm --lib seccomp::tests::used
+}
 
 # Machines of every kind in a jail, and no root: what differs there is how files, sockets, signals and ends come to a
 # machine, not what drivers can do to a device. Where root may not become nobody, it runs them itself.
@@ -134,6 +152,7 @@ main() {
     tests/tools.sh
     counting_tools
     build_vmm
+    build_drill
     build_integration
     linux=$(resources/machine/can-run-linux.sh 2>"$logs/reason")
     make --no-print-directory kernel rootfs debian fio >/dev/null
@@ -155,6 +174,9 @@ main() {
     fi
     if [[ ! $filter && ${VMM_TEST_JAIL-} != 1 ]]; then
         section 'bare-metal guests in a jail, by an ordinary user' run_in_jail
+    fi
+    if [[ ${VMM_TEST_RECORD-} = 1 ]]; then
+        section 'system calls that bare-metal guests need' run_recorded
     fi
     if [[ $linux = machine && $filter ]]; then
         section 'Linux guests in the AMD-V machine' in_a_machine --skip bare:: --skip cli:: "$filter"

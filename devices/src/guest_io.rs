@@ -23,6 +23,29 @@ pub struct IoVecs {
 // were made from is borrowed; between calls the list is plain memory without meaning.
 unsafe impl Send for IoVecs {}
 
+/// Writes all of `from`, which is not the guest's, to `fd` at `file_offset`, by the same call as [`IoVecs::write_at`].
+///
+/// # Errors
+/// The errno of pwritev(2); `WriteZero` when the file takes no more.
+pub fn write_all_at(fd: BorrowedFd<'_>, mut from: &[u8], mut file_offset: u64) -> io::Result<()> {
+    while !from.is_empty() {
+        let offset = libc::off_t::try_from(file_offset).map_err(|_| einval())?;
+        let piece = libc::iovec { iov_base: from.as_ptr().cast_mut().cast(), iov_len: from.len() };
+        // SAFETY: one iovec for the whole call, of bytes that the kernel only reads.
+        let written = unsafe { libc::pwritev(fd.as_raw_fd(), &raw const piece, 1, offset) };
+        match result(written) {
+            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+            Ok(count) => {
+                from = from.get(count..).unwrap_or_default();
+                file_offset = file_offset.saturating_add(count as u64);
+            }
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}
+
 impl IoVecs {
     /// An empty list.
     #[must_use]
@@ -34,7 +57,7 @@ impl IoVecs {
     /// 0 means the end of the file.
     ///
     /// # Errors
-    /// The errno of preadv(2); `EFAULT` when the buffer is not RAM.
+    /// The errno of preadv2(2); `EFAULT` when the buffer is not RAM.
     pub fn read_at(
         &mut self,
         fd: BorrowedFd<'_>,
@@ -47,7 +70,7 @@ impl IoVecs {
         let count = self.fill(to, start, len)?;
         // SAFETY: the `count` iovecs point into guest RAM that `to` keeps mapped during the call; the
         // kernel may write there at any time, as the guest itself may.
-        let n = unsafe { libc::preadv(fd.as_raw_fd(), self.list.as_ptr(), count, offset) };
+        let n = unsafe { libc::preadv2(fd.as_raw_fd(), self.list.as_ptr(), count, offset, 0) };
         result(n)
     }
 

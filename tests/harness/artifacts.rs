@@ -17,6 +17,12 @@ pub fn vmm() -> PathBuf {
     env::var_os("VMM").map_or_else(built, PathBuf::from)
 }
 
+/// The `vmm` that attacks itself, which `VMM_DRILL_PROGRAM` names; `tests/run.sh` builds it.
+#[must_use]
+pub fn drill() -> Option<PathBuf> {
+    env::var_os("VMM_DRILL_PROGRAM").map(PathBuf::from)
+}
+
 /// The guest file `name`: in `VMM_GUEST_DIR`, or where `make guests` puts it.
 #[must_use]
 pub fn guest(name: &str) -> PathBuf {

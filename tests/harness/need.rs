@@ -40,6 +40,8 @@ pub enum Need {
     Strace,
     /// Python 3.
     Python,
+    /// The program that attacks itself.
+    Drill,
 }
 
 impl Need {
@@ -62,6 +64,7 @@ impl Need {
             Self::Valgrind => program_missing("valgrind"),
             Self::Strace => program_missing("strace"),
             Self::Python => program_missing("python3"),
+            Self::Drill => drill_missing(),
         }
     }
 }
@@ -90,6 +93,11 @@ fn program_missing(name: &str) -> Option<String> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let is_there = std::env::split_paths(&path).any(|directory| directory.join(name).exists());
     (!is_there).then(|| format!("{name} is not installed"))
+}
+
+fn drill_missing() -> Option<String> {
+    let is_there = artifacts::drill().is_some_and(|path| path.exists());
+    (!is_there).then(|| "there is no build of vmm with the feature drill".to_owned())
 }
 
 /// Whether nobody here may make namespaces; tried out by a process of its own.

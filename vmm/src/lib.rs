@@ -19,6 +19,8 @@ pub mod controls;
 pub mod ctl;
 pub mod device_manager;
 pub mod doctor;
+#[cfg(feature = "drill")]
+mod drill;
 pub mod end;
 pub mod event_loop;
 pub mod events;

@@ -29,6 +29,8 @@ pub struct Provisions {
     rings: RefCell<Vec<(usize, Rings)>>,
     /// Disks with overlays, by id. What was written is there after a reboot, kept or not.
     overlaid: RefCell<Vec<(String, Disk)>>,
+    /// The same of nets.
+    taps: RefCell<Vec<(usize, Arc<Tap>)>>,
 }
 
 #[derive(Default)]
@@ -155,10 +157,16 @@ impl Provisions {
 
     /// The tap of `plan`, which is the plan's number `index`.
     pub(crate) fn tap(&self, index: usize, plan: &NetPlan) -> Result<Arc<Tap>, BuildError> {
-        match self.kept().and_then(|kept| kept.taps.get(index)) {
-            Some(tap) => Ok(tap.clone()),
-            None => open_tap(plan).map(Arc::new),
+        if let Some(tap) = self.kept().and_then(|kept| kept.taps.get(index)) {
+            return Ok(tap.clone());
         }
+        let mut taps = self.taps.borrow_mut();
+        if let Some((_, tap)) = taps.iter().find(|(net, _)| *net == index) {
+            return Ok(tap.clone());
+        }
+        let tap = open_tap(plan).map(Arc::new)?;
+        taps.push((index, tap.clone()));
+        Ok(tap)
     }
 
     /// What feeds the entropy device: open from here on, because a thread that serves devices opens nothing.

@@ -179,6 +179,9 @@ pub fn run(launch: Launch) -> Result<Ended, RunError> {
     let metrics = plan.as_ref().map_or(&config.metrics, |plan| &plan.metrics);
     let mut watched = Watched::new(begun, metrics.as_ref(), outbox.clone())?;
     watched.has_api = api.is_some();
+    if watched.has_api {
+        filters.note_threads();
+    }
     let bind = |api: Api| Server::bind(&api, outbox.clone(), watched.api.clone(), filters.clone());
     let server = api.map(bind).transpose()?;
     watched.startup = launcher.map(LauncherTimes::until_now);

@@ -19,6 +19,7 @@ mod memory;
 mod orchestrator;
 mod ports;
 mod ready;
+mod seccomp;
 mod snapshot;
 mod storage;
 mod subject;
@@ -42,6 +43,7 @@ pub fn tests() -> Vec<Trial> {
         orchestrator::tests(),
         ports::tests(),
         ready::tests(),
+        seccomp::tests(),
         snapshot::tests(),
         snapshot::network_tests(),
         terminal::tests(),

@@ -17,7 +17,7 @@ use super::FIRECRACKER_VERSION;
 use super::http::{ContentType, Method, Reply, Status};
 use crate::config::{Change, RateLimiter, Section, parse_duration};
 use crate::events::{self, Event};
-use crate::metrics::{host, openmetrics};
+use crate::metrics::openmetrics;
 use crate::requests::{
     Answer, BalloonCommand, Code, Command, ConsoleDevice, MetadataCommand, Outcome, Refusal,
 };
@@ -149,7 +149,9 @@ pub fn reply(outcome: Outcome) -> Reply {
         Ok(Answer::Value(value)) => Reply::json(Status::Ok, &value),
         Ok(Answer::Metrics(mut snapshot)) => {
             // To ask the host takes a while, which is the API's own time.
-            host::count_into(&mut snapshot);
+            if let Some(host) = snapshot.host.take() {
+                host.count_into(&mut snapshot);
+            }
             let text = openmetrics::render(&snapshot);
             let body = Some((ContentType::OpenMetrics, text));
             Reply { body, status: Status::Ok, deprecated: false }

@@ -11,10 +11,11 @@
 use std::fs::File;
 use std::io;
 use std::ops::Range;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::fs::FileExt;
 use std::sync::{Arc, OnceLock};
 
+use devices::guest_io;
 use devices::memory::GuestMemory;
 use vm_memory::mmap::MmapRegionBuilder;
 use vm_memory::{FileOffset, GuestAddress, GuestMemoryBackend, GuestMemoryRegion, GuestRegionMmap};
@@ -126,7 +127,8 @@ pub fn write(
     trailer.extend(id);
     trailer.extend(ram.to_le_bytes());
     trailer.resize(PAGE_SIZE, 0);
-    to.write_all_at(&trailer, ram)?;
+    // By the same call as all the rest.
+    guest_io::write_all_at(to.as_fd(), &trailer, ram)?;
     let mut runs = Vec::new();
     let mut base = 0;
     for region in memory.iter() {
@@ -261,8 +263,9 @@ fn page_is_zero(at: usize) -> bool {
 fn write_from(to: &File, mut at: usize, mut len: usize, mut offset: u64) -> io::Result<()> {
     while len > 0 {
         let place = libc::off_t::try_from(offset).map_err(io::Error::other)?;
+        let piece = libc::iovec { iov_base: at as *mut libc::c_void, iov_len: len };
         // SAFETY: the range lies in one of our mappings, which stays; the kernel only reads it.
-        let done = unsafe { libc::pwrite(to.as_raw_fd(), at as *const libc::c_void, len, place) };
+        let done = unsafe { libc::pwritev(to.as_raw_fd(), &raw const piece, 1, place) };
         match usize::try_from(done) {
             Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
             Ok(done) => {

@@ -4,13 +4,17 @@
 //! Read from /proc when somebody asks, and costs nothing otherwise: to tell pages apart takes the kernel some
 //! milliseconds for each GiB. Where there is no /proc, there is nothing to tell.
 
-use std::fs;
+use std::fs::File;
+use std::io;
 use std::ops::Range;
-use std::path::Path;
+use std::os::unix::fs::FileExt;
 
 use devices::metrics::Numbers;
 
 use super::Snapshot;
+
+/// Bytes that are asked for at a time.
+const PIECE: usize = 4096;
 
 /// Memory in use, in bytes.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -20,27 +24,62 @@ struct Resident {
     own: u64,
 }
 
-/// Asks the host, and writes down what it tells.
-pub fn count_into(snapshot: &mut Snapshot) {
-    for entry in fs::read_dir("/proc/self/task").into_iter().flatten().flatten() {
-        add_thread(snapshot, &entry.path());
-    }
-    let smaps = fs::read_to_string("/proc/self/smaps").ok();
-    if let Some(resident) = smaps.and_then(|text| parse_smaps(&text, &snapshot.memory)) {
-        let numbers = Numbers::new("guest own", &[resident.guest, resident.own]);
-        snapshot.add("resident", numbers);
+/// What the host says of this process, open from the start: whoever reads it later may open nothing.
+#[derive(Debug)]
+pub struct Files {
+    mappings: Option<File>,
+    /// With the names of the threads.
+    threads: Vec<(String, File)>,
+}
+
+/// Files are the same when they are the very same.
+impl PartialEq for Files {
+    fn eq(&self, other: &Self) -> bool {
+        std::ptr::eq(self, other)
     }
 }
 
-/// A thread: its name, how long it ran, and how long it could have run and had no processor.
-fn add_thread(snapshot: &mut Snapshot, path: &Path) {
-    // It may have ended by now.
-    let read = |name| fs::read_to_string(path.join(name)).ok();
-    if let (Some(name), Some(text)) = (read("comm"), read("schedstat"))
-        && let Some((ran, waited)) = parse_schedstat(&text)
-    {
-        let numbers = Numbers::new("ran_ns waited_ns", &[ran, waited]);
-        snapshot.push("thread", &[("thread", name.trim_end_matches('\n'))], numbers, Vec::new());
+impl Files {
+    /// Opens what there is about the process, its first thread, and `others` by name and number.
+    #[must_use]
+    pub fn open(others: &[(String, i64)]) -> Self {
+        // What says it about the process says it about its first thread.
+        let first = File::open("/proc/self/schedstat").ok().map(|file| ("vmm".to_owned(), file));
+        let open = |(name, id): &(String, i64)| {
+            let file = File::open(format!("/proc/self/task/{id}/schedstat")).ok()?;
+            Some((name.clone(), file))
+        };
+        let threads = first.into_iter().chain(others.iter().filter_map(open)).collect();
+        Self { mappings: File::open("/proc/self/smaps").ok(), threads }
+    }
+
+    /// Asks the host, and writes down what it tells.
+    pub fn count_into(&self, snapshot: &mut Snapshot) {
+        for (name, file) in &self.threads {
+            if let Some((ran, waited)) = read(file).as_deref().and_then(parse_schedstat) {
+                let numbers = Numbers::new("ran_ns waited_ns", &[ran, waited]);
+                snapshot.push("thread", &[("thread", name)], numbers, Vec::new());
+            }
+        }
+        let smaps = self.mappings.as_ref().and_then(read);
+        if let Some(resident) = smaps.and_then(|text| parse_smaps(&text, &snapshot.memory)) {
+            let numbers = Numbers::new("guest own", &[resident.guest, resident.own]);
+            snapshot.add("resident", numbers);
+        }
+    }
+}
+
+/// All of a file of /proc, which is written anew for who reads it from its beginning.
+fn read(file: &File) -> Option<String> {
+    let mut text = Vec::new();
+    let mut piece = [0; PIECE];
+    loop {
+        match file.read_at(&mut piece, text.len() as u64) {
+            Ok(0) => return String::from_utf8(text).ok(),
+            Ok(count) => text.extend(piece.get(..count)?),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(_) => return None,
+        }
     }
 }
 
@@ -114,7 +153,7 @@ Rss:                  20 kB
     #[test]
     fn this_process_has_threads_and_memory() {
         let mut snapshot = Snapshot::new("x", Phase::Running);
-        count_into(&mut snapshot);
+        Files::open(&[]).count_into(&mut snapshot);
         let ran = |thread: &Subject| thread.numbers.get("ran_ns");
         assert!(snapshot.of("thread").filter_map(ran).any(|ns| ns > 0), "{snapshot:?}");
         let resident = snapshot.of("resident").next().unwrap();

@@ -16,11 +16,13 @@ pub mod openmetrics;
 pub mod sink;
 
 use std::ops::Range;
+use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use devices::metrics::{Numbers, TimeCounts};
 
 use crate::life_cycle::Phase;
+use host::Files;
 
 /// Everything that is counted, at one moment. Counts begin with the process or, for what belongs to the machine, when
 /// that was built.
@@ -36,6 +38,8 @@ pub struct Snapshot {
     pub subjects: Vec<Subject>,
     /// Where the guest's memory lies in this process.
     pub memory: Vec<Range<usize>>,
+    /// What the host can be asked besides, which takes a while.
+    pub host: Option<Arc<Files>>,
 }
 
 /// Something that has numbers.
@@ -61,6 +65,7 @@ impl Snapshot {
             phase,
             subjects: Vec::new(),
             memory: Vec::new(),
+            host: None,
         }
     }
 

@@ -15,6 +15,7 @@ use crate::end::EndReason;
 use crate::events::{self, Event};
 use crate::iothread::IoThreads;
 use crate::memory::mapped;
+use crate::metrics::host::Files;
 use crate::readiness::Notify;
 use crate::seccomp::Thread;
 use crate::snapshot::Source;
@@ -62,8 +63,11 @@ impl Session {
         if !may_rebuild {
             around.provisions.use_up();
         }
-        self.filters.with(plan.vsock.is_some(), may_rebuild).confine(Thread::Main)?;
         self.filters.wait_for_others();
+        if self.server.is_some() {
+            self.watched.host = Some(Arc::new(Files::open(&self.filters.threads())));
+        }
+        self.filters.with(plan.vsock.is_some(), may_rebuild).confine(Thread::Main)?;
         let threads = self.threads.insert(Rc::new(threads)).clone();
         let machine =
             machine.start(&mut self.event_loop, threads).map_err(host("watch the machine"))?;

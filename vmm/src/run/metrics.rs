@@ -15,6 +15,7 @@ use crate::config::{EventSinkError, ID_DEFAULT, MetricsConfig};
 use crate::event_loop::{LoopSource, Next, SourceId};
 use crate::logger;
 use crate::metrics::api::ApiCounters;
+use crate::metrics::host::Files;
 use crate::metrics::sink::Sink;
 use crate::metrics::{Snapshot, elapsed, nanoseconds};
 use crate::requests::{Answer, Code, Message, Outbox, Outcome, Refusal};
@@ -25,6 +26,8 @@ const INTERVAL: Duration = Duration::from_secs(60);
 /// What is known of the process besides the machine's own counts, and who wants to know.
 pub(super) struct Watched {
     begun: Instant,
+    /// What the host can be asked, by who asks for all metrics.
+    pub(super) host: Option<Arc<Files>>,
     /// Requests to the API, which its thread counts.
     pub(super) api: Arc<ApiCounters>,
     /// Somebody can ask for metrics.
@@ -51,6 +54,7 @@ impl Watched {
     ) -> Result<Self, EventSinkError> {
         Ok(Self {
             begun,
+            host: None,
             api: Arc::default(),
             has_api: false,
             outbox,
@@ -153,6 +157,7 @@ impl Session {
             }
         }
         self.watched.api.count_into(&mut snapshot);
+        snapshot.host = self.watched.host.clone();
         snapshot.push("loop", &[("loop", "main")], self.event_loop.handle().counts(), Vec::new());
         if let Some(life) = &self.life {
             life.machine.count_into(&mut snapshot);

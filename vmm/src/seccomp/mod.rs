@@ -100,11 +100,24 @@ struct Others {
 struct Count {
     announced: usize,
     confined: usize,
+    /// Somebody will want to know who they are.
+    are_noted: bool,
+    /// Their names and numbers.
+    noted: Vec<(String, i64)>,
 }
 
 impl Others {
     fn count(&self) -> MutexGuard<'_, Count> {
         self.count.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Notes the calling thread, if that is wanted.
+    fn note(&self) {
+        let mut count = self.count();
+        if count.are_noted {
+            let name = std::thread::current().name().unwrap_or_default().to_owned();
+            count.noted.push((name, sys::thread_id()));
+        }
     }
 }
 
@@ -142,9 +155,22 @@ impl Filters {
     pub fn prepare(&self) -> Result<(), SeccompError> {
         if self.mode != Mode::Off {
             sys::end_on_violation()?;
+            #[cfg(feature = "drill")]
+            crate::drill::prepare();
             sys::gain_nothing()?;
         }
         Ok(())
+    }
+
+    /// Has the threads noted that will confine themselves.
+    pub fn note_threads(&self) {
+        self.others.count().are_noted = true;
+    }
+
+    /// Those that were noted: their names, and their numbers as the kernel has them.
+    #[must_use]
+    pub fn threads(&self) -> Vec<(String, i64)> {
+        self.others.count().noted.clone()
     }
 
     /// A thread is about to begin that will confine itself.
@@ -165,7 +191,12 @@ impl Filters {
     /// # Errors
     /// When the kernel refuses.
     pub fn confine(&self, thread: Thread) -> Result<(), SeccompError> {
+        if thread != Thread::Main {
+            self.others.note();
+        }
         let outcome = self.install(thread);
+        #[cfg(feature = "drill")]
+        crate::drill::run(thread, self.has_vsock, self.may_rebuild);
         if thread != Thread::Main {
             self.others.count().confined += 1;
             self.others.changed.notify_all();

@@ -39,6 +39,12 @@ pub(super) fn install(program: &[u64]) -> io::Result<()> {
     })
 }
 
+/// The number of the calling thread.
+pub(super) fn thread_id() -> i64 {
+    // SAFETY: takes nothing and cannot fail.
+    unsafe { libc::syscall(libc::SYS_gettid) }
+}
+
 fn remember_name() {
     let mut name = [0; NAME];
     let thread = std::thread::current();

@@ -5,10 +5,12 @@
 //! of them has an undefined order on any disk.
 
 use std::io;
+use std::os::fd::AsFd;
 use std::os::unix::fs::FileExt;
 use std::sync::PoisonError;
 
 use super::super::Disk;
+use crate::guest_io;
 
 /// Largest piece. Large enough that the extra copy does not matter beside the system call.
 const PIECE: usize = 64 << 10;
@@ -65,7 +67,7 @@ impl Bounce {
         }
         let piece = buffer.get_mut(window.skip..window.skip + window.piece);
         fill(piece.unwrap_or_default())?;
-        disk.file.write_all_at(buffer, window.start)?;
+        guest_io::write_all_at(disk.file.as_fd(), buffer, window.start)?;
         drop(turn);
         Ok(window.piece as u64)
     }
