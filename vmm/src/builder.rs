@@ -41,6 +41,7 @@ use crate::exit_code::ExitCode;
 use crate::generation;
 use crate::iothread::IoThreads;
 use crate::kvm::{Kvm, KvmError, Vm};
+use crate::memory::uffd::UffdError;
 use crate::memory::{self, MemoryError};
 use crate::provisions::Provisions;
 use crate::snapshot::{SnapshotError, Source};
@@ -62,6 +63,9 @@ pub enum BuildError {
     /// Guest memory.
     #[error(transparent)]
     Memory(#[from] MemoryError),
+    /// Guest memory that another process is to provide.
+    #[error(transparent)]
+    Provider(#[from] UffdError),
     /// Kernel or initrd.
     #[error(transparent)]
     Boot(#[from] boot::BootError),

@@ -259,6 +259,10 @@ impl Session {
     }
 
     fn start(&mut self, mut plan: Plan, source: Option<Box<Source>>) -> Result<(), RunError> {
+        let is_provided = source.as_ref().is_some_and(|source| source.order.provider.is_some());
+        if self.has_jail && is_provided {
+            return Err(JailError::Provider.into());
+        }
         self.join_network()?;
         let consoles = Consoles::open(&plan, &mut self.event_loop, &self.ending)?;
         let provisions = Provisions::default();

@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 
 use harness::api::Api;
 use harness::network::{Tap, in_own_network};
+use harness::pages::Pages;
 use harness::puppet::{FREE_MEMORY, Puppet};
 use harness::virtio::{Answer, Device, Queue};
 use harness::{Need, Scratch, Vmm, artifacts};
@@ -23,7 +24,7 @@ use crate::suite::trial;
 /// All of them.
 pub fn tests() -> Vec<Trial> {
     const NEEDS: &[Need] = &[Need::Kvm];
-    let own: [(&str, fn()); 11] = [
+    let own: [(&str, fn()); 12] = [
         ("goes_on_at_the_very_instruction", goes_on_at_the_very_instruction),
         ("copies_do_not_disturb_each_other", copies_do_not_disturb_each_other),
         ("devices_go_on", devices_go_on),
@@ -31,6 +32,7 @@ pub fn tests() -> Vec<Trial> {
         ("many_vcpus_and_much_memory", many_vcpus_and_much_memory),
         ("resources_are_exchanged", resources_are_exchanged),
         ("into_a_jail", into_a_jail),
+        ("memory_from_a_provider", memory_from_a_provider),
         ("by_the_api_of_firecracker", by_the_api_of_firecracker),
         ("changes_alone", changes_alone),
         ("changes_that_are_tracked", changes_that_are_tracked),
@@ -122,6 +124,42 @@ fn wait_until_read(scratch: &Scratch) {
         api.patch("/vm", &json!({ "state": "Resumed" }));
         std::thread::sleep(std::time::Duration::from_millis(5));
     }
+}
+
+/// Pages come from another process when they are touched, at the latest for the next snapshot.
+fn memory_from_a_provider() {
+    const FAR: u32 = FREE_MEMORY + 0x80_0000;
+    let scratch = Scratch::new();
+    let puppet = Puppet::start(parent(&scratch));
+    puppet.write(4, FREE_MEMORY, 7);
+    puppet.write(4, FAR, 8);
+    puppet.sync();
+    let saved = save(&scratch, &["saved"]);
+    kill(puppet);
+    let memory = fs::read_dir(&saved).unwrap().map(|entry| entry.unwrap().path());
+    let memory = memory.into_iter().find(|path| !path.ends_with("state")).unwrap();
+
+    let (pages, socket) = (scratch.join("pages"), scratch.join("copy.sock"));
+    let provider = Pages::provide(&pages, &memory);
+    let order = format!("{},uffd={}", saved.display(), pages.display());
+    let copy = Vmm::restored(&order).serial("stdio").arg("--api-sock").arg(&socket);
+    let copy = Puppet::go_on(copy.without_jail());
+    assert_eq!(copy.read(4, FREE_MEMORY), 7);
+    let touched = provider.count();
+    assert!((1..2000).contains(&touched), "{touched} pages of 8192");
+    // What nobody touched is saved as well.
+    let again = scratch.join("again");
+    let ctl = Vmm::new().arg("ctl").arg(&socket).arg("snapshot").arg(&again);
+    ctl.run().expect_code(0);
+    kill(copy);
+    let copy = Puppet::go_on(copy_of(&again));
+    assert_eq!((copy.read(4, FREE_MEMORY), copy.read(4, FAR)), (7, 8));
+    copy.finish();
+
+    let order = format!("{},uffd={}", saved.display(), scratch.join("nobody").display());
+    Vmm::restored(&order).without_jail().run().expect_code(152).expect_one_line(&["no provider"]);
+    let jailed = Vmm::restored(&order).arg("--jail").run().expect_code(152);
+    jailed.expect_one_line(&["uffd", "--jail"]);
 }
 
 fn copies_do_not_disturb_each_other() {
@@ -373,7 +411,10 @@ fn by_the_api_of_firecracker() {
             json!({ "network_overrides": [{ "iface_id": "x", "host_dev_name": "y" }] }),
             "bad_configuration",
         ),
-        (json!({ "mem_backend": { "backend_type": "Uffd", "backend_path": "x" } }), "unsupported"),
+        (
+            json!({ "mem_backend": { "backend_type": "Uffd", "backend_path": "x" } }),
+            "bad_configuration",
+        ),
         (
             json!({ "mem_backend": { "backend_type": "File", "backend_path": "/dev/null" } }),
             "bad_snapshot",

@@ -12,13 +12,20 @@ use crate::config::Plan;
 use crate::device_manager::{Attached, Legacy};
 use crate::generation;
 use crate::kvm::{Kvm, Vm, state};
-use crate::memory::file;
+use crate::memory::{self, file, uffd};
 use crate::snapshot::host::Host;
 use crate::snapshot::{SnapshotError, Source};
 
 /// The memory of `source`.
 pub(super) fn memory(plan: &Plan, source: &Source) -> Result<GuestMemory, BuildError> {
     let mut backing = plan.backing;
+    if let Some(provider) = &source.order.provider {
+        backing.prefault = false;
+        let memory = memory::reserve(source.record.memory.bytes, backing)?;
+        let page_size = backing.pages.reserved_size().unwrap_or(file::PAGE);
+        uffd::hand_over(&memory, page_size, provider)?;
+        return Ok(memory);
+    }
     // What a balloon lets go must be zeroes later, not the file again.
     backing.prefault |= plan.balloon.is_some();
     Ok(file::restore(source.record.memory.bytes, &source.layers, backing)?)

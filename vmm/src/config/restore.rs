@@ -12,6 +12,8 @@ pub struct RestoreConfig {
     pub path: PathBuf,
     /// The memory file, if it is not the one that the state names.
     pub memory: Option<PathBuf>,
+    /// The socket of a process that provides pages of memory as they are touched; it has the memory file then.
+    pub provider: Option<PathBuf>,
     /// The guest goes on although the host is another, where that is safe.
     pub force: bool,
     /// The guest's clock goes on as if it had never stood still.
@@ -22,12 +24,12 @@ pub struct RestoreConfig {
     pub track_dirty: bool,
 }
 
-/// Reads `DIR[,force][,paused][,real-time]`. A comma in the path is doubled.
+/// Reads `DIR[,force][,paused][,real-time][,uffd=SOCKET]`. A comma in the path is doubled.
 impl FromStr for RestoreConfig {
     type Err = ValueError;
 
     fn from_str(text: &str) -> Result<Self, ValueError> {
-        const KNOWN: &str = "force, paused, real-time";
+        const KNOWN: &str = "force, paused, real-time, uffd=SOCKET";
         let mut order = Self::default();
         for (index, part) in split_list(text)?.into_iter().enumerate() {
             match part.key.as_str() {
@@ -35,6 +37,7 @@ impl FromStr for RestoreConfig {
                 "force" => order.force = part.word("force").map(|()| true)?,
                 "paused" => order.paused = part.word("paused").map(|()| true)?,
                 "real-time" => order.is_real_time = part.word("real-time").map(|()| true)?,
+                "uffd" => order.provider = Some(part.value("uffd=SOCKET")?.into()),
                 _ => return Err(ValueError::UnknownPart { text: part.key, known: KNOWN }),
             }
         }
@@ -51,11 +54,14 @@ mod tests {
         let read = |text: &str| text.parse::<RestoreConfig>();
         let plain = RestoreConfig { path: "a=b,c".into(), ..RestoreConfig::default() };
         assert_eq!(read("a=b,,c"), Ok(plain.clone()));
+        let provided = RestoreConfig { provider: Some("s".into()), ..plain.clone() };
+        assert_eq!(read("a=b,,c,uffd=s"), Ok(provided));
         let all = RestoreConfig { force: true, paused: true, is_real_time: true, ..plain };
         assert_eq!(read("a=b,,c,paused,force,real-time"), Ok(all));
         for (text, words) in [
             ("", "empty part"),
             ("dir,force=1", "must be written force"),
+            ("dir,uffd", "uffd=SOCKET"),
             ("dir,pause", "did you mean \"paused\"?"),
         ] {
             let message = read(text).unwrap_err().to_string();

@@ -80,6 +80,11 @@ pub enum JailError {
         /// The group.
         gid: u32,
     },
+    /// A provider of memory.
+    #[error(
+        "jail: nobody can provide pages of memory to a machine inside: leave uffd out, or --jail"
+    )]
+    Provider,
     /// What needs root.
     #[error("jail: {what} needs root: leave it out, or start vmm as root")]
     NotRoot {
@@ -165,6 +170,7 @@ impl JailError {
             | Self::NoDevice { .. }
             | Self::Network { .. }
             | Self::RootInside
+            | Self::Provider
             | Self::Unknown { .. }
             | Self::NotRoot { .. } => ExitCode::BadConfiguration,
         }

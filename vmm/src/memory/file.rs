@@ -20,7 +20,7 @@ use devices::memory::GuestMemory;
 use vm_memory::mmap::MmapRegionBuilder;
 use vm_memory::{FileOffset, GuestAddress, GuestMemoryBackend, GuestMemoryRegion, GuestRegionMmap};
 
-use super::{describe, extent, mapped, region_error, reserve};
+use super::{describe, extent, mapped, region_error, reserve, uffd};
 use crate::config::{Backing, Pages};
 use crate::memory::MemoryError;
 
@@ -134,6 +134,10 @@ pub fn write(
     for region in memory.iter() {
         let (start, len) = extent(region).ok_or(io::ErrorKind::InvalidInput)?;
         let mut pages = Bits::new(len / PAGE_SIZE);
+        if which == Which::All && uffd::is_provided() {
+            // What nobody touched is its provider's, and is asked for.
+            pages.set(0..pages.count);
+        }
         mark_touched(&mut pages, start, which)?;
         if which == Which::All {
             mark_files(&mut pages, start, base, under, region.file_offset())?;

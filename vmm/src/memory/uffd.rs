@@ -12,6 +12,7 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 
 use devices::memory::GuestMemory;
 use serde_json::{Value, json};
@@ -74,10 +75,13 @@ pub enum UffdError {
 }
 
 /// Keeps memory waiting for its provider. Without it, missing pages would count as zero when the provider dies, and
-/// nobody would notice.
-#[derive(Debug)]
-pub struct Provided {
-    _fd: OwnedFd,
+/// nobody would notice. There is one memory in a process, which outlives its machines.
+static KEPT: Mutex<Option<OwnedFd>> = Mutex::new(None);
+
+/// Whether memory has a provider: pages that nobody has touched are not zero.
+#[must_use]
+pub fn is_provided() -> bool {
+    KEPT.lock().unwrap_or_else(PoisonError::into_inner).is_some()
 }
 
 /// Has the process that listens at `path` provide the pages of `memory`, none of which was touched yet; each is
@@ -85,7 +89,7 @@ pub struct Provided {
 ///
 /// # Errors
 /// [`UffdError`]; the memory is as before.
-pub fn hand_over(memory: &GuestMemory, page_size: u64, path: &Path) -> Result<Provided, UffdError> {
+pub fn hand_over(memory: &GuestMemory, page_size: u64, path: &Path) -> Result<(), UffdError> {
     let fd = create().map_err(UffdError::Create)?;
     let call = |what| move |source| UffdError::Call { what, source };
     let mut api: ApiArgument = [UFFD_API, UFFD_FEATURE_EVENT_REMOVE, 0];
@@ -100,7 +104,8 @@ pub fn hand_over(memory: &GuestMemory, page_size: u64, path: &Path) -> Result<Pr
     let message = describe(memory, page_size).to_string();
     send(stream.as_fd(), message.as_bytes(), Some(fd.as_fd()))
         .map_err(|source| UffdError::Send { path: path.to_owned(), source })?;
-    Ok(Provided { _fd: fd })
+    *KEPT.lock().unwrap_or_else(PoisonError::into_inner) = Some(fd);
+    Ok(())
 }
 
 /// Where each range is. `page_size_kib` is in bytes as well: its name was a mistake that providers rely on.

@@ -29,7 +29,9 @@ pub(super) struct Base {
 impl Base {
     /// Those of `source`, if its memory was mapped and not copied.
     pub(super) fn of(source: Source, plan: &Plan) -> Option<Self> {
-        let is_mapped = file::is_mapped(plan.backing) && plan.balloon.is_none();
+        let is_mapped = file::is_mapped(plan.backing)
+            && plan.balloon.is_none()
+            && source.order.provider.is_none();
         let (records, layers) = (source.record.memory.layers, source.layers);
         is_mapped.then_some(Self { records, layers, draft: None })
     }

@@ -20,7 +20,7 @@ pub struct Source {
     pub order: RestoreConfig,
     /// What it says.
     pub record: Record,
-    /// Its memory, the whole file first.
+    /// Its memory, the whole file first; none where another process provides it.
     pub layers: Vec<Layer>,
 }
 
@@ -45,7 +45,9 @@ impl Source {
         let mut layers = Vec::new();
         for layer in &mut record.memory.layers {
             layer.file = directory.join(&layer.file);
-            layers.push(open_layer(layer, record.memory.bytes)?);
+            if order.provider.is_none() {
+                layers.push(open_layer(layer, record.memory.bytes)?);
+            }
         }
         Ok(Self { order, record, layers })
     }

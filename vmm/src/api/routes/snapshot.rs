@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use super::{malformed, read};
 use crate::config::{RestoreConfig, VmConfig, VsockConfig};
 use crate::memory::file::Which;
-use crate::requests::{Code, Refusal, RestoreOrder, SnapshotOrder};
+use crate::requests::{Refusal, RestoreOrder, SnapshotOrder};
 use crate::snapshot::Place;
 
 #[derive(Deserialize)]
@@ -72,7 +72,7 @@ struct Backend {
     backend_path: PathBuf,
 }
 
-#[derive(Deserialize, PartialEq, Eq)]
+#[derive(Deserialize)]
 enum BackendType {
     File,
     Uffd,
@@ -93,15 +93,14 @@ struct VsockOverride {
 
 pub(super) fn load(body: &[u8]) -> Result<RestoreOrder, Refusal> {
     let body: LoadBody = read(body)?;
-    if body.mem_backend.as_ref().is_some_and(|it| it.backend_type == BackendType::Uffd) {
-        let message = "mem_backend.backend_type Uffd is not supported: use File";
-        return Err(Refusal::new(Code::Unsupported, message));
-    }
-    let memory = match (body.mem_backend, body.mem_file_path) {
+    let (memory, provider) = match (body.mem_backend, body.mem_file_path) {
         (Some(_), Some(_)) => {
             return Err(malformed("mem_backend and mem_file_path exclude each other: keep one"));
         }
-        (backend, path) => backend.map(|backend| backend.backend_path).or(path),
+        (Some(Backend { backend_type: BackendType::Uffd, backend_path }), None) => {
+            (None, Some(backend_path))
+        }
+        (backend, path) => (backend.map(|backend| backend.backend_path).or(path), None),
     };
     let mut over = match body.overrides {
         Some(said) => of_file(&said)?,
@@ -117,6 +116,7 @@ pub(super) fn load(body: &[u8]) -> Result<RestoreOrder, Refusal> {
     let from = RestoreConfig {
         path: body.snapshot_path,
         memory,
+        provider,
         force: body.force,
         is_real_time: body.clock_realtime,
         paused: !body.resume_vm,
