@@ -72,12 +72,14 @@ impl Shadow {
         for config in configs.iter().filter(|config| config.ready) {
             let size = u64::from(config.size);
             self.writable.push((config.device, 4 + 8 * size + 2));
+            // A driver that does not empty its ring cannot know what the device puts there, which begins at 0.
+            self.is_exact &= index(memory, config.device) == 0;
             self.tables.push((config.driver, 4 + 2 * size + 2));
             self.tables.push((config.descriptors, 16 * size));
             self.queues.push(Ledger {
                 config: *config,
                 seen_avail: 0,
-                seen_used: index(memory, config.device),
+                seen_used: 0,
                 heads: vec![Head::default(); usize::from(config.size)],
                 slots: vec![None; usize::from(config.size)],
                 offered: 0,
