@@ -40,6 +40,8 @@ pub enum Need {
     Strace,
     /// Python 3.
     Python,
+    /// userfaultfd for what the kernel does as well: root's, or anybody's where the host allows it.
+    Userfaultfd,
     /// The program that attacks itself.
     Drill,
 }
@@ -65,6 +67,7 @@ impl Need {
             Self::Strace => program_missing("strace"),
             Self::Python => program_missing("python3"),
             Self::Drill => drill_missing(),
+            Self::Userfaultfd => userfaultfd_missing(),
         }
     }
 }
@@ -98,6 +101,19 @@ fn program_missing(name: &str) -> Option<String> {
 fn drill_missing() -> Option<String> {
     let is_there = artifacts::drill().is_some_and(|path| path.exists());
     (!is_there).then(|| "there is no build of vmm with the feature drill".to_owned())
+}
+
+fn userfaultfd_missing() -> Option<String> {
+    // SAFETY: takes a number.
+    let fd = unsafe { libc::syscall(libc::SYS_userfaultfd, libc::O_CLOEXEC) };
+    let error = std::io::Error::last_os_error();
+    if let Ok(fd @ 0..) = libc::c_int::try_from(fd) {
+        // SAFETY: the descriptor is new and nobody else uses it.
+        unsafe { libc::close(fd) };
+        return None;
+    }
+    let device = File::options().read(true).write(true).open("/dev/userfaultfd");
+    device.err().map(|_| format!("userfaultfd: {error}"))
 }
 
 /// Whether nobody here may make namespaces; tried out by a process of its own.

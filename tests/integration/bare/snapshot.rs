@@ -24,7 +24,7 @@ use crate::suite::trial;
 /// All of them.
 pub fn tests() -> Vec<Trial> {
     const NEEDS: &[Need] = &[Need::Kvm];
-    let own: [(&str, fn()); 12] = [
+    let own: [(&str, fn()); 11] = [
         ("goes_on_at_the_very_instruction", goes_on_at_the_very_instruction),
         ("copies_do_not_disturb_each_other", copies_do_not_disturb_each_other),
         ("devices_go_on", devices_go_on),
@@ -32,14 +32,18 @@ pub fn tests() -> Vec<Trial> {
         ("many_vcpus_and_much_memory", many_vcpus_and_much_memory),
         ("resources_are_exchanged", resources_are_exchanged),
         ("into_a_jail", into_a_jail),
-        ("memory_from_a_provider", memory_from_a_provider),
         ("by_the_api_of_firecracker", by_the_api_of_firecracker),
         ("changes_alone", changes_alone),
         ("changes_that_are_tracked", changes_that_are_tracked),
         ("a_restored_machine_boots_again", a_restored_machine_boots_again),
     ];
     let own = own.map(|(name, test)| trial(format!("bare::snapshot::{name}"), NEEDS, test));
-    let others = [clones::tests(), files::tests(), refusals::tests()];
+    let provided = trial(
+        "bare::snapshot::memory_from_a_provider",
+        &[Need::Kvm, Need::Userfaultfd],
+        memory_from_a_provider,
+    );
+    let others = [vec![provided], clones::tests(), files::tests(), refusals::tests()];
     own.into_iter().chain(others.into_iter().flatten()).collect()
 }
 
