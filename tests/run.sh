@@ -184,7 +184,7 @@ main() {
         # Two rows side by side; the second one's words come when the first one is done.
         (sections=100 && linux_row linux::block linux::net linux::console linux::lifecycle linux::balloon linux::fio) >"$logs/second" 2>&1 &
         second=$!
-        linux_row linux::boot linux::vsock
+        linux_row linux::boot linux::vsock linux::snapshot
         wait "$second" || status=$?
         cat "$logs/second"
         ((status == 0)) || section 'second row' false
