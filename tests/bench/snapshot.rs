@@ -1,23 +1,20 @@
-//! Snapshots: how soon a guest goes on, how long it stands still for one, what copies cost.
+//! Snapshots: how soon a guest goes on, how long it stands still for one.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use harness::{artifacts, count};
+use harness::artifacts;
 use serde_json::Value;
 
 use crate::bench::Bench;
 use crate::guest::Guest;
-use crate::stats::Samples;
 use crate::table::{Outcome, Row, Unit};
 
 const MIB: f64 = 1_048_576.0;
-/// How many copies run side by side.
-const CROWD: usize = 100;
 /// Sizes of memory, of which a restore should know nothing.
 const SIZES: [(&str, u64); 3] = [("128M", 128 << 20), ("2G", 2 << 30), ("8G", 8 << 30)];
 
@@ -50,17 +47,6 @@ pub fn rows(bench: &Bench) -> Vec<Row> {
     };
     rows.push(Row::alone("snapshot: pause of a diff of 1 MiB", Unit::Time, part(|it| it.0), 5e-3));
     rows.push(Row::alone("snapshot: size of it", Unit::Size, part(|it| it.1), 1.2 * MIB));
-    let crowd = saved[0].as_ref().map_err(String::clone).and_then(|saved| crowd(saved));
-    let one = |part: fn(&(f64, f64)) -> f64| -> Outcome {
-        crowd.as_ref().map(|it| [part(it)].into_iter().collect::<Samples>()).map_err(String::clone)
-    };
-    rows.push(Row::alone("snapshot: 100 copies, all up", Unit::Time, one(|it| it.0), 1.0));
-    rows.push(Row::alone(
-        "snapshot: private memory of each",
-        Unit::Size,
-        one(|it| it.1),
-        1.5 * MIB,
-    ));
     rows
 }
 
@@ -150,20 +136,4 @@ fn diff(place: &Path) -> Result<(f64, f64), String> {
     let files = fs::read_dir(&to).map_err(|e| e.to_string())?.filter_map(Result::ok);
     let blocks = files.filter_map(|file| file.metadata().ok()).map(|it| it.blocks() * 512);
     Ok((pause, blocks.sum::<u64>() as f64))
-}
-
-/// Seconds until all run, and private bytes of one.
-fn crowd(saved: &Path) -> Result<(f64, f64), String> {
-    let begun = Instant::now();
-    let mut guests = Vec::with_capacity(CROWD);
-    for _ in 0..CROWD {
-        let mut guest = Guest::run(&mut restored(saved))?;
-        guest.send("\n")?;
-        guests.push(guest);
-    }
-    for guest in &mut guests {
-        guest.expect(b'b')?;
-    }
-    let all = begun.elapsed().as_secs_f64();
-    Ok((all, count::memory(guests[CROWD / 2].pid(), SIZES[0].1).private as f64))
 }
