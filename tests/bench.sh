@@ -2,7 +2,7 @@
 # Measures vmm, the floor and QEMU's microvm in turns, and prints one table; BENCHMARKS.md says how to read it.
 #
 # usage: bench.sh      ROUNDS=N       rounds of the start, a fifth of it for devices (50; 5 takes two minutes)
-#                      ONLY=WORD,…    groups (start, idle, block, net, counts), or parts of the names of rows of block and net
+#                      ONLY=WORD,…    groups (start, snapshot, idle, block, net, counts), or parts of the names of rows of block and net
 #                      VMM_PEERS="NAME=COMMAND; …"   other programs to start, see BENCHMARKS.md
 #                      VMM=PATH       the vmm to measure instead of a fresh release build
 set -euo pipefail
