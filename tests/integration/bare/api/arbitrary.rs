@@ -1,11 +1,13 @@
 //! Requests made up from the description of the API, in both phases: whatever they say, the answer is one that the
 //! description knows, what is wrong in form is refused, and the machine goes on.
 
+use std::time::Instant;
+
 use harness::api::{Api, Connection, Reply};
 use harness::openapi;
 use harness::random::Random;
 use harness::samples::{one_of, right, text, wrong};
-use harness::{Need, Scratch};
+use harness::{Need, Scratch, patience};
 use serde_json::{Value, json};
 
 use super::{FREE, ask, bare, end, start, state};
@@ -127,13 +129,17 @@ fn before_the_start() {
         let scratch = Scratch::new();
         scratch.file("disk", vec![0; 1 << 20]);
         let (machine, api) = bare(&scratch, &[]);
+        // Once it answers, everything that is opened in advance is open.
+        let _ = api.get("/vm/config");
         let files = machine.open_files();
         Client::of(&api, seed).ask_all();
         assert_eq!(state(&api), "Not started");
         // What the configuration has come to can be shown, and read again.
         let config = api.get("/vm/config");
         assert!(config.is_object(), "{config}");
+        let deadline = Instant::now() + patience();
         while machine.open_files() > files + 2 {
+            assert!(Instant::now() < deadline, "{} of {files}", machine.open_files());
             // The log and the metrics that were opened stay.
             api.get_in_turn("/version");
         }
