@@ -1,7 +1,7 @@
 //! A running `vmm`: talk to its guest, signal it, see how it ends.
 
 use std::fs;
-use std::io::Write;
+use std::io::{self, Write};
 use std::os::unix::process::ExitStatusExt;
 use std::process::{Child, ExitStatus};
 use std::thread;
@@ -134,10 +134,18 @@ impl Machine {
     /// Types `text`.
     #[track_caller]
     pub fn send(&mut self, text: impl AsRef<[u8]>) {
-        let input = self.input.as_mut().expect("a machine with an input");
-        if let Err(error) = input.write_all(text.as_ref()).and_then(|()| input.flush()) {
+        if let Err(error) = self.try_send(text) {
             self.give_up(&format!("its standard input, which fails with: {error}"));
         }
+    }
+
+    /// The same for a process that may have ended.
+    ///
+    /// # Errors
+    /// Nobody reads it any more.
+    pub fn try_send(&mut self, text: impl AsRef<[u8]>) -> io::Result<()> {
+        let input = self.input.as_mut().expect("a machine with an input");
+        input.write_all(text.as_ref()).and_then(|()| input.flush())
     }
 
     /// Closes standard input.
@@ -189,7 +197,7 @@ impl Machine {
         let pid = libc::pid_t::try_from(self.outer_pid()).unwrap();
         // SAFETY: kill takes no pointers; the process is our child and not reaped, so the id is its own.
         let result = unsafe { libc::kill(pid, signal) };
-        assert_eq!(result, 0, "kill: {}", std::io::Error::last_os_error());
+        assert_eq!(result, 0, "kill: {}", io::Error::last_os_error());
     }
 
     /// Whether the process still runs.

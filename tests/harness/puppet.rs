@@ -157,6 +157,12 @@ impl Puppet {
         self.flush();
     }
 
+    /// The same with a machine that may have ended.
+    pub fn send_if_it_runs(&self) {
+        let text = std::mem::take(&mut *self.unsent.borrow_mut());
+        let _ = self.machine.borrow_mut().try_send(text);
+    }
+
     #[track_caller]
     fn flush(&self) {
         let text = std::mem::take(&mut *self.unsent.borrow_mut());

@@ -1,11 +1,13 @@
 //! The command line: every mistake gets one line that says what is wrong and what to do, and its exit code.
 
+mod host;
+mod kernel;
+
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
-use std::path::Path;
 
-use harness::confine::{self, Confinement};
-use harness::{Ending, Need, Scratch, Vmm, artifacts};
+use harness::confine::Confinement;
+use harness::{Ending, Need, Scratch, Vmm};
 use libtest_mimic::Trial;
 
 use crate::suite::trial;
@@ -38,13 +40,6 @@ mod with_kvm {
     use super::*;
 
     crate::suite::tests! { "cli" needs &[Need::Kvm];
-        doctor_on_this_host,
-        kernel_is_not_one,
-        kernel_is_not_there,
-        kernel_cannot_be_read,
-        kernel_is_cut_short,
-        kernel_without_the_entry_asked_for,
-        kernel_does_not_fit,
         initrd_mistakes,
         disk_mistakes,
         disk_in_use,
@@ -52,31 +47,16 @@ mod with_kvm {
         log_goes_to_a_file,
         log_of_a_module_with_its_origin,
         boot_time_is_logged,
-        too_few_descriptors,
-    }
-}
-
-mod with_other_hosts {
-    use super::*;
-
-    crate::suite::tests! { "cli" needs &[Need::Mounts];
-        no_kvm,
-        kvm_that_may_not_be_opened,
-        kvm_that_is_not_kvm,
     }
 }
 
 /// All tests of the command line.
 pub fn tests() -> Vec<Trial> {
-    let others = [
-        trial("cli::kernel_is_cut_short_anywhere", &[Need::Kvm, Need::Guest], bzimage_is_cut_short),
-        trial("cli::net_mistakes", &[Need::Kvm, Need::Network], || {
-            harness::network::in_own_network(net_mistakes);
-        }),
-        trial("cli::kernel_damaged_everywhere", &[Need::Kvm], kernel_damaged_everywhere),
-    ];
-    let lists = [plain::tests(), with_kvm::tests(), with_other_hosts::tests()];
-    lists.into_iter().flatten().chain(others).collect()
+    let net = trial("cli::net_mistakes", &[Need::Kvm, Need::Network], || {
+        harness::network::in_own_network(net_mistakes);
+    });
+    let lists = [plain::tests(), with_kvm::tests(), kernel::tests(), host::tests()];
+    lists.into_iter().flatten().chain([net]).collect()
 }
 
 /// Runs with `args`, which must fail with `code` and one line that has all of `words`.
@@ -90,13 +70,6 @@ fn expect(args: &[&str], code: i32, words: &[&str]) -> Ending {
 fn expect_not_started(args: &[&str], words: &[&str]) -> Ending {
     let end = Vmm::puppet("exit=0").args(args).run();
     end.expect_code(BAD_CONFIGURATION).expect_one_line(words)
-}
-
-#[track_caller]
-fn expect_kernel_refused(kernel: &Path, words: &[&str]) -> Ending {
-    let end = Vmm::new().kernel(kernel).args(["--memory", "64M"]).run();
-    let path = kernel.to_string_lossy();
-    end.expect_code(BAD_CONFIGURATION).expect_one_line(&[words, &["kernel", &path]].concat())
 }
 
 fn no_arguments() {
@@ -335,117 +308,6 @@ fn closed_output_is_no_failure() {
     assert_eq!(end.stderr, "");
 }
 
-fn doctor_on_this_host() {
-    let text = Vmm::new().arg("doctor").run().expect_code(0).stdout;
-    assert!(text.contains("/dev/kvm"), "{text}");
-    let json = Vmm::new().args(["doctor", "--json"]).run().expect_code(0).stdout;
-    let report: serde_json::Value = serde_json::from_str(&json).unwrap();
-    assert!(report["checks"].as_array().is_some_and(|checks| checks.len() > 5), "{json}");
-}
-
-fn kernel_is_not_one() {
-    let scratch = Scratch::new();
-    let mut arm = vec![0; 4096];
-    arm[0x38..0x3c].copy_from_slice(b"ARM\x64");
-    let mut ext4 = vec![0; 8192];
-    ext4[0x438..0x43a].copy_from_slice(&[0x53, 0xef]);
-    for (name, contents, words) in [
-        ("empty", vec![], &["empty"][..]),
-        ("README.md", b"# A text\n".to_vec(), &["text file", "bzImage"]),
-        ("Image", arm, &["ARM"]),
-        ("vmlinux.gz", b"\x1f\x8b\x08\0\0\0\0\0rest".to_vec(), &["gzip", "decompress"]),
-        ("vmlinux.zst", b"\x28\xb5\x2f\xfd rest of it\0".to_vec(), &["zstd", "decompress"]),
-        ("disk.qcow2", b"QFI\xfb\0\0\0\x03".to_vec(), &["qcow2", "--disk"]),
-        ("rootfs.img", ext4, &["filesystem", "--disk"]),
-        ("initrd.cpio", b"070701000000".to_vec(), &["cpio", "--initrd"]),
-        ("noise", vec![0xfe, 0, 1, 0xff, 0x80], &["not a kernel"]),
-    ] {
-        let path = scratch.file(name, contents);
-        expect_kernel_refused(&path, words);
-    }
-    let mut elf = fs::read(artifacts::puppet()).unwrap();
-    elf[18] = 0xb7;
-    let path = scratch.file("aarch64.elf", elf);
-    expect_kernel_refused(&path, &["ELF", "x86_64"]);
-}
-
-fn kernel_is_not_there() {
-    expect_kernel_refused(Path::new("/nowhere/bzImage"), &["No such file"]);
-    expect_kernel_refused(Path::new("/"), &["a directory"]);
-    expect_kernel_refused(Path::new("/dev/null"), &["not a file"]);
-}
-
-fn kernel_cannot_be_read() {
-    let scratch = Scratch::new();
-    let path = scratch.copy(&artifacts::puppet());
-    fs::set_permissions(&path, fs::Permissions::from_mode(0o000)).unwrap();
-    let vmm = Vmm::new().kernel(&path).confined(Confinement::NoCapabilities);
-    let end = vmm.run().expect_code(BAD_CONFIGURATION);
-    end.expect_one_line(&["kernel", &path.to_string_lossy(), "Permission denied"]);
-}
-
-fn kernel_is_cut_short() {
-    let scratch = Scratch::new();
-    let elf = fs::read(artifacts::puppet()).unwrap();
-    for len in [5, 51, 60, 115, 0x1000, 0x1001, 0x1400] {
-        let path = scratch.file("puppet.elf", &elf[..len]);
-        expect_kernel_refused(&path, &["damaged"]);
-    }
-}
-
-fn bzimage_is_cut_short() {
-    let scratch = Scratch::new();
-    let whole = fs::read(artifacts::guest("bzImage")).unwrap();
-    for len in [0x203, 0x250, 0x1000, 0x4000, 100_000, whole.len() / 2, whole.len() - 4096] {
-        let path = scratch.file("bzImage", &whole[..len]);
-        expect_kernel_refused(&path, &["damaged"]);
-    }
-}
-
-/// Each byte of the headers of a kernel changed, in two ways: a clean refusal or a guest that runs, nothing else.
-fn kernel_damaged_everywhere() {
-    let scratch = Scratch::new();
-    let elf = fs::read(artifacts::puppet()).unwrap();
-    let headers = (0..0x34 + 2 * 0x20).chain(0x1540..0x1560);
-    for at in headers {
-        for value in [0xff, elf[at] ^ 0x80] {
-            let mut damaged = elf.clone();
-            damaged[at] = value;
-            let path = scratch.file("puppet.elf", damaged);
-            let vmm = Vmm::new().kernel(&path).args(["--memory", "32M", "--timeout", "2s"]);
-            let end = vmm.args(["--cmdline", "exit=0", "--rng", "off"]).run();
-            // Entered at a wrong place, a guest may do anything that a guest can do.
-            let is_clean = matches!(end.code, Some(0..=99 | 110..=113 | 124 | BAD_CONFIGURATION));
-            assert!(is_clean, "byte {at:#x} as {value:#x}\n{}", end.story());
-            assert_eq!(
-                end.stderr.lines().count(),
-                1,
-                "byte {at:#x} as {value:#x}\n{}",
-                end.story()
-            );
-        }
-    }
-}
-
-fn kernel_without_the_entry_asked_for() {
-    let puppet = artifacts::puppet();
-    let vmm = |kernel: &Path, boot| Vmm::new().kernel(kernel).args(["--boot", boot]);
-    let end = vmm(&puppet, "linux64").run().expect_code(BAD_CONFIGURATION);
-    end.expect_one_line(&["64-bit entry", "--boot pvh"]);
-    let end = vmm(&artifacts::puppet_64(), "pvh").run().expect_code(BAD_CONFIGURATION);
-    end.expect_one_line(&["PVH entry", "--boot linux64"]);
-}
-
-fn kernel_does_not_fit() {
-    let scratch = Scratch::new();
-    let mut elf = fs::read(artifacts::puppet()).unwrap();
-    // The first program header's size in memory.
-    elf[0x34 + 20..0x34 + 24].copy_from_slice(&(64_u32 << 20).to_le_bytes());
-    let path = scratch.file("large.elf", elf);
-    let end = Vmm::new().kernel(&path).args(["--memory", "32M"]).run();
-    end.expect_code(BAD_CONFIGURATION).expect_one_line(&["65 MiB", "32 MiB", "--memory"]);
-}
-
 fn initrd_mistakes() {
     let scratch = Scratch::new();
     let huge = scratch.sparse_file("huge.cpio", 64 << 20);
@@ -549,26 +411,6 @@ fn boot_time_is_logged() {
     }
 }
 
-/// Wherever the descriptors run out, the answer is one line, not a crash and not a hang.
-fn too_few_descriptors() {
-    let scratch = Scratch::new();
-    let disk = scratch.sparse_file("disk", 4096);
-    let mut refused = 0;
-    for limit in 3..40 {
-        let vmm = Vmm::puppet("mute exit=0").disk(&disk, "").args(["--cpus", "2"]);
-        let end = vmm.confined(Confinement::Limit(libc::RLIMIT_NOFILE, limit)).run();
-        match end.code {
-            Some(0) => {}
-            Some(HOST_FAILURE | BAD_CONFIGURATION) => {
-                end.expect_one_line(&["Too many open files"]);
-                refused += 1;
-            }
-            _ => panic!("with {limit} descriptors\n{}", end.story()),
-        }
-    }
-    assert!((1..37).contains(&refused), "{refused} runs were refused");
-}
-
 fn net_mistakes() {
     let _tap = harness::network::Tap::without_address("tap0");
     let missing = ["--net", "tap=tap1"];
@@ -579,35 +421,4 @@ fn net_mistakes() {
     user.finish();
     // Loopback is an interface, but not a tap.
     expect_not_started(&["--net", "tap=lo"], &["lo"]);
-}
-
-fn no_kvm() {
-    let end = Vmm::puppet("exit=0").confined(Confinement::EmptyDev).run();
-    end.expect_code(HOST_FAILURE).expect_one_line(&["/dev/kvm", "vmm doctor"]);
-    let report = Vmm::new().arg("doctor").confined(Confinement::EmptyDev).run();
-    let report = report.expect_code(HOST_FAILURE).stdout;
-    assert!(report.contains("/dev/kvm") && report.contains("modprobe"), "{report}");
-}
-
-fn kvm_that_may_not_be_opened() {
-    let scratch = Scratch::new();
-    let locked = confine::locked_device(&scratch);
-    let confined = |vmm: Vmm| {
-        let replaced = Confinement::Replaced { path: "/dev/kvm".into(), by: locked.clone() };
-        vmm.confined(replaced).confined(Confinement::NoCapabilities).run()
-    };
-    let end = confined(Vmm::puppet("exit=0")).expect_code(HOST_FAILURE);
-    end.expect_one_line(&["/dev/kvm", "permission", "usermod -aG kvm"]);
-    let report = confined(Vmm::new().arg("doctor")).expect_code(HOST_FAILURE).stdout;
-    assert!(report.contains("usermod -aG"), "the remedy is not in\n{report}");
-}
-
-fn kvm_that_is_not_kvm() {
-    let confined = |vmm: Vmm| {
-        let by = "/dev/null".into();
-        vmm.confined(Confinement::Replaced { path: "/dev/kvm".into(), by }).run()
-    };
-    let end = confined(Vmm::puppet("exit=0")).expect_code(HOST_FAILURE);
-    end.expect_one_line(&["/dev/kvm"]);
-    confined(Vmm::new().arg("doctor")).expect_code(HOST_FAILURE);
 }

@@ -297,12 +297,12 @@ flags! {
 
 flags! {
     "Run" struct RunArgs {
-        /// Go on where a machine was saved: DIR[,force][,paused][,real-time]
+        /// Go on where a machine was saved: DIR[,force][,paused][,real-time][,uffd=SOCKET]
         ///
         /// DIR is what vmm ctl SOCKET snapshot made, or a file of state. Other flags say what is other on the host's side:
         /// --disk, --net and --vsock of the same id, --console, --serial, --api-sock, --id. force goes on although this
         /// host is another, where that is safe; paused waits for vmm ctl SOCKET resume; with real-time the guest's clock
-        /// goes on as if it had never stood still.
+        /// goes on as if it had never stood still; with uffd the process at SOCKET provides the memory's pages as they are touched.
         #[arg("DIR")]
         restore: Option<RestoreConfig>,
         /// Know what changes after a snapshot, so that the next one can be a diff

@@ -88,7 +88,9 @@ fn plan(clones: &Clones, machine: &Value, config: &Value, number: u16) -> Result
     }
     for disk in at(config, "drives").as_array().into_iter().flatten() {
         let is_shared = *at(disk, "is_read_only") == true;
-        if !is_shared && !clones.words.iter().any(|word| word == "--disk") {
+        if !is_shared
+            && !clones.words.iter().any(|word| word == "--disk" || word.starts_with("--disk="))
+        {
             let id = printable(at(disk, "drive_id").as_str().unwrap_or_default());
             return Err(CtlError::Writable { id });
         }

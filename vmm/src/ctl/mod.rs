@@ -23,6 +23,7 @@ use client::Client;
 
 pub use clone::Clones;
 pub use error::CtlError;
+pub(crate) use show::printable;
 
 /// A verb, and to whom it is said.
 #[derive(Debug, Clone, PartialEq, Eq)]

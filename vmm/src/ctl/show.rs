@@ -51,7 +51,7 @@ fn width_of(cell: &str) -> usize {
 
 /// `text` without control characters.
 #[inline(never)]
-pub(super) fn printable(text: &str) -> String {
+pub(crate) fn printable(text: &str) -> String {
     text.chars().map(|c| if c.is_control() { '?' } else { c }).collect()
 }
 

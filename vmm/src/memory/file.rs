@@ -264,19 +264,29 @@ fn page_is_zero(at: usize) -> bool {
 }
 
 /// Writes `len` bytes of guest memory from `at`.
-fn write_from(to: &File, mut at: usize, mut len: usize, mut offset: u64) -> io::Result<()> {
-    while len > 0 {
-        let place = libc::off_t::try_from(offset).map_err(io::Error::other)?;
-        let piece = libc::iovec { iov_base: at as *mut libc::c_void, iov_len: len };
+fn write_from(to: &File, at: usize, len: usize, offset: u64) -> io::Result<()> {
+    move_all(at, len, offset, io::ErrorKind::WriteZero, |piece, offset| {
         // SAFETY: the range lies in one of our mappings, which stays; the kernel only reads it.
-        let done = unsafe { libc::pwritev(to.as_raw_fd(), &raw const piece, 1, place) };
-        match usize::try_from(done) {
-            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
-            Ok(done) => {
-                at += done;
-                len = len.saturating_sub(done);
-                offset += done as u64;
-            }
+        unsafe { libc::pwritev(to.as_raw_fd(), piece, 1, offset) }
+    })
+}
+
+/// Calls `step` with what is left of `len` bytes from `at` and its place in a file, until nothing is. Moving nothing
+/// is the error `nothing`.
+fn move_all(
+    at: usize,
+    len: usize,
+    offset: u64,
+    nothing: io::ErrorKind,
+    step: impl Fn(&libc::iovec, libc::off_t) -> isize,
+) -> io::Result<()> {
+    let mut done = 0;
+    while done < len {
+        let offset = libc::off_t::try_from(offset + done as u64).map_err(io::Error::other)?;
+        let piece = libc::iovec { iov_base: (at + done) as *mut libc::c_void, iov_len: len - done };
+        match usize::try_from(step(&piece, offset)) {
+            Ok(0) => return Err(nothing.into()),
+            Ok(moved) => done += moved,
             Err(_) => match io::Error::last_os_error() {
                 error if error.kind() == io::ErrorKind::Interrupted => {}
                 error => return Err(error),
@@ -292,7 +302,7 @@ fn write_from(to: &File, mut at: usize, mut len: usize, mut offset: u64) -> io::
 /// [`FileError`].
 pub fn check(file: &File, ram: u64, id: [u8; 16]) -> Result<(), FileError> {
     let found = file.metadata().map_err(FileError::Read)?.len();
-    let expected = ram + PAGE;
+    let expected = ram.saturating_add(PAGE);
     if found != expected {
         return Err(FileError::Length { found, expected });
     }
@@ -403,25 +413,11 @@ fn map_over(at: usize, len: usize, file: &File, offset: u64) -> io::Result<()> {
 }
 
 /// The range is one of guest memory, to which nobody else writes.
-fn read_into(file: &File, mut at: usize, mut len: usize, mut offset: u64) -> io::Result<()> {
-    while len > 0 {
-        let place = libc::off_t::try_from(offset).map_err(io::Error::other)?;
+fn read_into(file: &File, at: usize, len: usize, offset: u64) -> io::Result<()> {
+    move_all(at, len, offset, io::ErrorKind::UnexpectedEof, |piece, offset| {
         // SAFETY: the range lies in one mapping of guest memory, to whose contents nobody has a reference.
-        let done = unsafe { libc::pread(file.as_raw_fd(), at as *mut libc::c_void, len, place) };
-        match usize::try_from(done) {
-            Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
-            Ok(done) => {
-                at += done;
-                len = len.saturating_sub(done);
-                offset += done as u64;
-            }
-            Err(_) => match io::Error::last_os_error() {
-                error if error.kind() == io::ErrorKind::Interrupted => {}
-                error => return Err(error),
-            },
-        }
-    }
-    Ok(())
+        unsafe { libc::pread(file.as_raw_fd(), piece.iov_base, piece.iov_len, offset) }
+    })
 }
 
 /// From now on the pages of `memory`, which is at rest and was written to `layer` just now, are those of that file, until they are

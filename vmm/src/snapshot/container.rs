@@ -12,8 +12,10 @@
 
 use std::fmt;
 
-use super::crc::crc32;
+use crc::{CRC_32_ISO_HDLC, Crc};
 
+/// The one of gzip: tells whether bytes are those that were written.
+static CRC: Crc<u32> = Crc::<u32>::new(&CRC_32_ISO_HDLC);
 /// What the file begins with.
 const MAGIC: &[u8; 8] = b"vmmstate";
 /// The format that is written, and the only one so far.
@@ -117,7 +119,7 @@ impl Container {
             body.extend((bytes.len() as u64).to_le_bytes());
             body.extend(name.as_bytes());
             body.extend(bytes);
-            let sum = crc32(&[body.get(start..).unwrap_or_default()]);
+            let sum = CRC.checksum(body.get(start..).unwrap_or_default());
             body.extend(sum.to_le_bytes());
         }
         let count = u32::try_from(self.sections.len()).unwrap_or(u32::MAX);
@@ -127,7 +129,7 @@ impl Container {
         file.extend(self.id.0);
         file.extend(((HEAD + body.len()) as u64).to_le_bytes());
         file.extend([0; 4]);
-        let sum = crc32(&[&file]);
+        let sum = CRC.checksum(&file);
         file.extend(sum.to_le_bytes());
         file.extend(body);
         file
@@ -194,7 +196,7 @@ impl Head {
         let id = Id(from.array()?);
         let len = from.u64()?;
         let reserved = from.u32()?;
-        let sum = crc32(&[file.get(..HEAD - SUM)?]);
+        let sum = CRC.checksum(file.get(..HEAD - SUM)?);
         let sum_is_right = from.u32()? == sum && reserved == 0;
         Some(Self { format, count, id, len, sum_is_right })
     }
@@ -232,7 +234,7 @@ impl<'a> Reader<'a> {
         let name = self.take(name_len.into())?;
         let bytes = self.take(usize::try_from(len).ok()?)?;
         let summed = before.get(..SECTION_HEAD + name.len() + bytes.len())?;
-        if self.u32()? != crc32(&[summed]) || flags & !OPTIONAL != 0 {
+        if self.u32()? != CRC.checksum(summed) || flags & !OPTIONAL != 0 {
             return None;
         }
         let name = str::from_utf8(name).ok()?.to_owned();

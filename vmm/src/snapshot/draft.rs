@@ -2,7 +2,10 @@
 //!
 //! A memory file is new for each snapshot, and the state says which one is its own. Both get their names when they are
 //! whole, memory first: whoever is killed meanwhile leaves the old snapshot or the new one. What is left of such a one, and
-//! memory that no state names, is removed by the next that is made in the same directory. Nothing here knows what is in the files.
+//! memory that no state names, is removed by the next that is made in the same place. Nothing here knows what is in the files.
+//!
+//! A snapshot in two files of the user's names cannot take the place of an older one in one step: whoever is killed between
+//! the two leaves new memory beside old state, which is refused for its id. In a directory that cannot happen.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
@@ -70,9 +73,7 @@ impl Draft {
         let mut id = Id::default();
         let random = File::open("/dev/urandom").and_then(|mut file| file.read_exact(&mut id.0));
         random.map_err(|source| SnapshotError::Create { path: "/dev/urandom".into(), source })?;
-        if let Place::Directory(directory) = &place {
-            remove_free(directory, |name| name.starts_with(UNDONE));
-        }
+        remove_left(&place);
         let state = create(&undone(&place.state(), id))?;
         let memory = create(&undone(&memory_of(&place, id), id)).inspect_err(|_| {
             let _ = fs::remove_file(undone(&place.state(), id));
@@ -167,6 +168,24 @@ fn create(path: &Path) -> Result<File, SnapshotError> {
     Ok(file)
 }
 
+/// Removes what killed ones have left of their work at `place`.
+fn remove_left(place: &Place) {
+    match place {
+        Place::Directory(directory) => remove_free(directory, |name| name.starts_with(UNDONE)),
+        // The directories are somebody's: only what would have become one of these files.
+        Place::Files { state, memory } => {
+            for path in [state, memory] {
+                let name = path.file_name().unwrap_or_default().to_string_lossy();
+                let is_meant = |found: &str| {
+                    let id = found.strip_prefix(UNDONE).and_then(|it| it.strip_suffix(&*name));
+                    id.and_then(|id| id.strip_suffix('-')).is_some_and(|id| Id::parse(id).is_some())
+                };
+                remove_free(directory_of(path), is_meant);
+            }
+        }
+    }
+}
+
 /// The memory files that the snapshot in `directory` has there.
 fn own_files(directory: &Path) -> Vec<PathBuf> {
     let state = fs::read(directory.join(STATE)).ok().and_then(|it| Record::decode(&it).ok());
@@ -192,8 +211,12 @@ fn remove_free(directory: &Path, is_meant: impl Fn(&str) -> bool) {
 }
 
 fn sync_directory(of: &Path) -> io::Result<()> {
-    let directory = of.parent().filter(|parent| !parent.as_os_str().is_empty());
-    File::open(directory.unwrap_or_else(|| Path::new(".")))?.sync_all()
+    File::open(directory_of(of))?.sync_all()
+}
+
+fn directory_of(path: &Path) -> &Path {
+    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
+    parent.unwrap_or_else(|| Path::new("."))
 }
 
 #[cfg(test)]

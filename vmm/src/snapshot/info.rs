@@ -9,6 +9,7 @@ use super::container::FORMAT;
 use super::record::Record;
 use super::source::read_record;
 use super::{STATE, SnapshotError, at};
+use crate::ctl::printable;
 
 /// The snapshot in a directory, or of a file of state, as text or as JSON.
 ///
@@ -46,8 +47,8 @@ fn text(record: &Record) -> String {
     let word = |value: &Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
     let mut text = String::new();
     let mut line = |name: &str, what: String| {
-        // Writing to a String cannot fail.
-        let _ = writeln!(text, "{name:<8} {what}");
+        // A file may say anything. Writing to a String cannot fail.
+        let _ = writeln!(text, "{name:<8} {}", printable(&what));
     };
     line("id", record.id.to_string());
     line("format", format!("{FORMAT} (vmm {})", word(at(meta, "vmm"))));
@@ -73,4 +74,25 @@ fn text(record: &Record) -> String {
         line("device", format!("{id} {}", status.unwrap_or_default()).trim_end().to_owned());
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+    use crate::test_dir::TestDir;
+
+    #[test]
+    fn what_a_file_says_does_nothing_to_a_terminal() {
+        let mut record =
+            Record::decode(include_bytes!("../../../tests/snapshots/1/state")).unwrap();
+        *record.meta.get_mut("vmm").unwrap() = json!("1\u{1b}[2J\n2");
+        record.memory.layers[0].file = "memory\r\u{7}".into();
+        let dir = TestDir::new();
+        fs::write(dir.path().join(STATE), record.encode()).unwrap();
+        let text = describe(dir.path(), false).unwrap();
+        assert!(text.contains("(vmm 1?[2J?2)") && text.contains("memory??"), "{text}");
+        assert!(!text.contains(|it: char| it.is_control() && it != '\n'), "{text}");
+    }
 }

@@ -10,7 +10,6 @@
 //! know their own.
 
 pub mod container;
-mod crc;
 pub mod draft;
 pub mod host;
 pub mod info;

@@ -71,8 +71,18 @@ fn what_a_killed_one_left_is_removed_and_what_another_writes_is_not() {
 fn two_files_are_named_as_they_are_asked_for() {
     let dir = TestDir::new();
     let (state, memory) = (dir.path().join("s"), dir.path().join("m"));
+    let id = "0123456789abcdef0123456789abcdef";
+    let left = [format!("{UNDONE}{id}-s"), format!("{UNDONE}{id}-m")];
+    let others = [format!("{UNDONE}{id}-other"), format!("{UNDONE}s")];
+    for name in left.iter().chain(&others) {
+        fs::write(dir.path().join(name), "of one that was killed").unwrap();
+    }
     let draft = Draft::begin(Place::Files { state, memory: memory.clone() }).unwrap();
     assert_eq!(draft.memory_path(), memory);
+    assert!(left.iter().all(|name| !names(dir.path()).contains(name)));
+    for name in &others {
+        fs::remove_file(dir.path().join(name)).unwrap();
+    }
     draft.finish(b"anything").unwrap();
     assert_eq!(names(dir.path()), ["m", "s"]);
     let nowhere = Place::Directory(dir.path().join("nowhere"));

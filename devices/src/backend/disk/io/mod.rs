@@ -95,7 +95,8 @@ pub enum Started {
 /// An engine at work for one queue.
 ///
 /// Whatever is in flight when an engine is dropped is waited for: the host never touches guest memory
-/// after that.
+/// after that. An engine whose operations are all over when they have started needs only [`Self::start`] and
+/// [`Self::set_disk`].
 pub trait DiskIo: Send {
     /// Begins `op` on the buffer made of `segments`. `token` is below the depth the engine was opened
     /// with, and not in flight.
@@ -105,23 +106,31 @@ pub trait DiskIo: Send {
     ///
     /// # Errors
     /// When the host does not take it now; it stays started, to be submitted again.
-    fn submit(&mut self) -> io::Result<()>;
+    fn submit(&mut self) -> io::Result<()> {
+        Ok(())
+    }
 
     /// An operation that has ended, with its token, as long as there is one.
-    fn completed(&mut self) -> Option<(u16, Outcome)>;
+    fn completed(&mut self) -> Option<(u16, Outcome)> {
+        None
+    }
 
     /// Waits until an operation in flight has ended. Must not be called with none in flight.
     ///
     /// # Errors
     /// When the host cannot wait; nothing is known of what is in flight then.
-    fn wait(&mut self) -> io::Result<()>;
+    fn wait(&mut self) -> io::Result<()> {
+        Ok(())
+    }
 
     /// All later operations are on `disk`. Must not be called while one is in flight.
     fn set_disk(&mut self, disk: Arc<Disk>);
 
     /// What becomes readable, and stays so, while [`Self::completed`] has something; `None` for an
     /// engine that never has anything in flight.
-    fn completion_fd(&self) -> Option<RawFd>;
+    fn completion_fd(&self) -> Option<RawFd> {
+        None
+    }
 }
 
 impl Disk {

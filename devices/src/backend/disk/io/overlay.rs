@@ -3,7 +3,7 @@
 //! Each operation does as much as lies in one place and says how much that was; its caller asks for the rest.
 
 use std::io;
-use std::os::fd::{AsFd, RawFd};
+use std::os::fd::AsFd;
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
@@ -122,14 +122,13 @@ impl OverlayIo {
             }
             return Ok(piece);
         }
-        for cluster in cluster..cluster + count {
-            if must_be_zero {
-                overlay.clear(&mut map, cluster)?;
-            } else if let (Place::Data(at), _) = overlay.run(&mut map, cluster * size, size)? {
-                overlay.clear_data(at)?;
-            }
+        let (place, run) = overlay.run(&mut map, offset, count * size)?;
+        match place {
+            Place::Data(at) => overlay.clear_data(at, run)?,
+            Place::Base if must_be_zero => overlay.make_zero(&mut map, cluster, run / size)?,
+            Place::Base | Place::Zeroes => {}
         }
-        Ok(count * size)
+        Ok(run)
     }
 }
 
@@ -181,24 +180,8 @@ impl DiskIo for OverlayIo {
         Started::Done(self.run(op, segments))
     }
 
-    fn submit(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-
-    fn completed(&mut self) -> Option<(u16, Outcome)> {
-        None
-    }
-
-    fn wait(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-
     fn set_disk(&mut self, disk: Arc<Disk>) {
         // The same image, looked at again, has the same overlay.
         self.disk = disk;
-    }
-
-    fn completion_fd(&self) -> Option<RawFd> {
-        None
     }
 }

@@ -35,7 +35,7 @@ pub(super) const NO_FILE: i32 = -1;
 pub struct Rings(Arc<Mutex<Vec<IoUring>>>);
 
 impl Rings {
-    /// A ring for each of that many queues. Where the host permits none there are fewer, which the log tells.
+    /// A ring for each of that many queues, or none at all where the host does not permit them, which the log tells.
     #[must_use]
     pub fn for_queues(queues: NonZeroU16) -> Self {
         let made: io::Result<Vec<_>> = (0..queues.get()).map(|_| make()).collect();

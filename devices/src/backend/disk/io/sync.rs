@@ -3,7 +3,7 @@
 //! Also does for the ring what a ring cannot do.
 
 use std::io;
-use std::os::fd::{AsFd, RawFd};
+use std::os::fd::AsFd;
 use std::sync::Arc;
 
 use super::super::{Disk, sys};
@@ -96,24 +96,8 @@ impl DiskIo for SyncIo {
         Started::Done(self.run(op, segments))
     }
 
-    fn submit(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-
-    fn completed(&mut self) -> Option<(u16, Outcome)> {
-        None
-    }
-
-    fn wait(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-
     fn set_disk(&mut self, disk: Arc<Disk>) {
         self.disk = disk;
-    }
-
-    fn completion_fd(&self) -> Option<RawFd> {
-        None
     }
 }
 

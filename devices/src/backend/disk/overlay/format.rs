@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!      0  header, 4096 bytes: magic, version, cluster bits (32 bits each), size of the disk in bytes, fingerprint of the
-//!         base, checksum of what was before (64 bits each); the rest is zero
+//!         base, CRC-64 of what was before (64 bits each); the rest is zero
 //!   4096  table: 32 bits for each cluster of the disk
 //!         0: as in the base, 1: all zeroes, n: data cluster n - 2
 //!      .  data clusters, from the next multiple of a cluster on
@@ -11,7 +11,12 @@
 //! Numbers are little-endian. A cluster has 64 KiB, or more on disks so large that the table would have more than 2^24
 //! entries.
 
+use crc::{CRC_64_XZ, Crc};
+
 use super::OverlayError;
+
+/// Tells whether bytes are those that were written.
+static CRC: Crc<u64> = Crc::<u64>::new(&CRC_64_XZ);
 
 /// Bytes of the header, and of a piece of the table that is read and written at once.
 pub(super) const PAGE: u64 = 4096;
@@ -121,8 +126,7 @@ pub(super) fn data_entry(number: u64) -> Option<u32> {
     u32::try_from(number).ok()?.checked_add(FIRST_DATA)
 }
 
-/// FNV-1a, 64 bits: finds accidents, not attacks.
+/// CRC-64 of `bytes`, the one of xz: finds accidents, not attacks.
 pub(super) fn checksum(bytes: &[u8]) -> u64 {
-    let step = |sum: u64, byte: &u8| (sum ^ u64::from(*byte)).wrapping_mul(0x100_0000_01b3);
-    bytes.iter().fold(0xcbf2_9ce4_8422_2325, step)
+    CRC.checksum(bytes)
 }

@@ -217,26 +217,23 @@ impl Overlay {
         Ok(())
     }
 
-    /// `cluster` is all zeroes from now on.
-    pub(super) fn clear(&self, map: &mut Map, cluster: u64) -> io::Result<()> {
-        match self.place(map, cluster)? {
-            Place::Base => {
-                self.make_room(map, cluster)?;
-                map.table.set(cluster, ZEROES);
-            }
-            Place::Zeroes => {}
-            Place::Data(at) => self.clear_data(at)?,
+    /// `count` clusters from `cluster` on, which are as in the image, are all zeroes from now on.
+    pub(super) fn make_zero(&self, map: &mut Map, cluster: u64, count: u64) -> io::Result<()> {
+        for cluster in cluster..cluster + count {
+            self.make_room(map, cluster)?;
+            map.table.set(cluster, ZEROES);
         }
         Ok(())
     }
 
-    /// Gives the space of the data of a cluster back; it reads as zeroes.
-    pub(super) fn clear_data(&self, at: u64) -> io::Result<()> {
+    /// Gives the space of `len` bytes of whole data clusters back, from `at` in the file on; they read as zeroes.
+    pub(super) fn clear_data(&self, at: u64, len: u64) -> io::Result<()> {
         let mode = libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE;
-        match sys::fallocate(&self.file, mode, at, self.cluster()) {
+        match sys::fallocate(&self.file, mode, at, len) {
             Err(error) if error.raw_os_error() == Some(libc::EOPNOTSUPP) => {
-                let zeroes = vec![0; usize::try_from(self.cluster()).unwrap_or(0)];
-                self.file.write_all_at(&zeroes, at)
+                let size = usize::try_from(self.cluster()).map_err(io::Error::other)?;
+                let zeroes = vec![0; size];
+                (at..at + len).step_by(size).try_for_each(|at| self.file.write_all_at(&zeroes, at))
             }
             result => result,
         }
