@@ -50,6 +50,8 @@ vmm/src/logger.rs                          system calls of the log
 vmm/src/memory.rs                          mapping guest memory
 vmm/src/main.rs                            the entry that the C library calls
 vmm/src/memory/file.rs                     guest memory written and mapped by address
+vmm/src/memory/file/contents.rs            guest memory read by address
+vmm/src/memory/file/writer.rs              a fork, and its end
 vmm/src/memory/mapped.rs                   mappings of files, leases, a handler of bus errors
 vmm/src/memory/uffd.rs                     userfaultfd
 vmm/src/process/c_library.rs               answers in place of the C library's

@@ -78,6 +78,7 @@ fn condition(
     let (len, operator, value) = match test {
         tables::Is::Int(value) => (Dword, SeccompCmpOp::Eq, value.into()),
         tables::Is::Process => (Dword, SeccompCmpOp::Eq, tables::PROCESS.into()),
+        tables::Is::Fork => (Qword, SeccompCmpOp::Eq, tables::FORK.into()),
         tables::Is::Long(value) => (Qword, SeccompCmpOp::Eq, value),
         tables::Is::Without(mask) => (Qword, SeccompCmpOp::MaskedEq(mask), 0),
     };

@@ -225,7 +225,24 @@ const ACTIONS: &[Action] = &[
     }),
     ("make namespaces", || call(libc::SYS_unshare, [c_long::from(libc::CLONE_NEWUSER)])),
     ("join namespaces", || on_each(|fd| call(libc::SYS_setns, [fd, 0]))),
-    ("start a process", || call(libc::SYS_clone, [c_long::from(libc::SIGCHLD), 0, 0, 0, 0])),
+    ("start a process", || {
+        let process = call(libc::SYS_clone, [c_long::from(libc::SIGCHLD), 0, 0, 0, 0]);
+        if process == 0 {
+            // SAFETY: ends the process without running anything of it.
+            unsafe { libc::_exit(0) };
+        }
+        process
+    }),
+    ("start a process with the same memory", || {
+        call(libc::SYS_clone, [c_long::from(libc::CLONE_VM | libc::SIGCHLD), 0, 0, 0, 0])
+    }),
+    ("start a process in another namespace", || {
+        call(libc::SYS_clone, [c_long::from(libc::CLONE_NEWUSER | libc::SIGCHLD), 0, 0, 0, 0])
+    }),
+    ("start a thread", || {
+        const THREAD: c_int = libc::CLONE_VM | libc::CLONE_SIGHAND | libc::CLONE_THREAD;
+        call(libc::SYS_clone, [THREAD.into(), 0, 0, 0, 0])
+    }),
     ("start a process by vfork", || call(libc::SYS_vfork, [])),
     ("start a process by clone3", || call(libc::SYS_clone3, [0, 0])),
     ("execute a program", || call(libc::SYS_execve, [text(c"/bin/true"), 0, 0])),

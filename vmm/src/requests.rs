@@ -17,6 +17,7 @@ use crate::config::{Change, FileError, RateLimiter, RestoreConfig, VmConfig};
 use crate::event_loop::LoopHandle;
 use crate::life_cycle::{PhaseError, When};
 use crate::memory::file::Which;
+use crate::memory::file::writer::Writer;
 use crate::metrics::Snapshot;
 use crate::signals::Signal;
 use crate::snapshot::{Draft, Place};
@@ -125,7 +126,7 @@ pub struct RestoreOrder {
     pub over: VmConfig,
 }
 
-/// A snapshot whose memory is written.
+/// A snapshot whose state is known, and whose memory is written.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Saved {
     /// Its files.
@@ -134,6 +135,8 @@ pub struct Saved {
     pub state: Vec<u8>,
     /// For how long the guest stood still for it.
     pub pause: Duration,
+    /// Who still writes its memory. The machine's owner waits for that before it answers.
+    pub writer: Option<Writer>,
 }
 
 /// Something about the balloon.

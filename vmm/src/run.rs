@@ -13,6 +13,7 @@ mod metadata;
 mod metrics;
 mod rest;
 mod snapshot;
+mod writers;
 
 use std::io;
 use std::rc::Rc;
@@ -47,7 +48,7 @@ use crate::metadata::{MetadataError, load};
 use crate::provisions::Provisions;
 use crate::requests::{Answer, Code, Command, Inbox, Message, Outbox, Outcome, Refusal};
 use crate::seccomp::{Filters, SeccompError};
-use crate::signals::{Signal, Signals};
+use crate::signals::{self, Signal, Signals};
 use crate::snapshot::Source;
 use crate::supervisor::{self, PowerSwitch};
 use crate::threads::Threads;
@@ -57,6 +58,7 @@ use crate::vm::RunningVm;
 use self::jail::AtTheDoor;
 use self::metrics::Watched;
 use self::snapshot::Base;
+use self::writers::Writing;
 
 /// How long clients get for their last replies and events when the machine has ended.
 const PATIENCE: Duration = Duration::from_millis(500);
@@ -181,6 +183,7 @@ pub fn run(launch: Launch) -> Result<Ended, RunError> {
     watched.has_api = api.is_some();
     if watched.has_api {
         filters.note_threads();
+        signals::expect_children();
     }
     let bind = |api: Api| Server::bind(&api, outbox.clone(), watched.api.clone(), filters.clone());
     let server = api.map(bind).transpose()?;
@@ -201,6 +204,7 @@ pub fn run(launch: Launch) -> Result<Ended, RunError> {
         watched,
         threads: None,
         filters,
+        writing: Vec::new(),
     };
     // In a jail its thread begins inside.
     if session.jail.is_none() || plan.is_none() {
@@ -234,6 +238,8 @@ struct Session {
     /// What it runs on, from its first start on.
     threads: Option<Rc<Threads>>,
     filters: Filters,
+    /// Snapshots whose memory other processes write.
+    writing: Vec<Writing>,
 }
 
 /// What exists only while a machine runs.
@@ -297,7 +303,7 @@ impl Session {
                     _ => return Ok(reason),
                 }
             }
-            if mapped::is_asked() {
+            if mapped::is_asked() && self.writers_are_gone() {
                 self.keep_kernel()?;
             }
             while let Ok(message) = inbox.try_recv() {
@@ -318,7 +324,7 @@ impl Session {
                             Ok(()) => self.obey(*command)?,
                             Err(refusal) => Err(refusal),
                         };
-                        reply(outcome);
+                        self.answer(reply, outcome);
                     }
                 }
             }
@@ -334,6 +340,7 @@ impl Session {
             Signal::Terminate => self.stop(None)?,
             // The watcher of signals has asked for it by itself.
             Signal::Lease | Signal::Passed => {}
+            Signal::Child => self.hear_of_writers(),
             Signal::Terminal => {
                 if let Some(life) = &self.life {
                     life.surroundings.consoles.on_terminal_change();
@@ -452,6 +459,7 @@ impl Session {
     fn finish(mut self, reason: EndReason) -> Result<Ended, RunError> {
         // A line that is missed is counted.
         let _ = self.write_metrics();
+        self.stop_writers();
         let (machine, around) = match self.life {
             Some(Life { machine, surroundings, .. }) => (Some(machine), Some(surroundings)),
             None => (None, None),

@@ -20,10 +20,19 @@ pub enum Signal {
     Passed,
     /// The terminal has another size (SIGWINCH), or is ours again after a stop (SIGCONT).
     Terminal,
+    /// A process that this one has started has ended (SIGCHLD).
+    Child,
 }
 
-const WATCHED: [libc::c_int; 6] =
-    [libc::SIGTERM, libc::SIGHUP, libc::SIGINT, libc::SIGWINCH, libc::SIGCONT, libc::SIGIO];
+const WATCHED: [libc::c_int; 7] = [
+    libc::SIGTERM,
+    libc::SIGHUP,
+    libc::SIGINT,
+    libc::SIGWINCH,
+    libc::SIGCONT,
+    libc::SIGIO,
+    libc::SIGCHLD,
+];
 
 /// The signal by which the process outside a jail passes on one that it was sent. A signal to the group reaches both
 /// processes, so only what is passed on counts inside; and two of these are two, while a second SIGTERM would be lost
@@ -38,6 +47,12 @@ pub fn passed_on(signal: libc::c_int) -> Option<libc::c_int> {
         _ => return None,
     };
     Some(libc::SIGRTMIN() + number)
+}
+
+/// The end of a child is to be told, also where whoever started this process did not want to be told of it.
+pub fn expect_children() {
+    // SAFETY: the default action needs no handler.
+    unsafe { libc::signal(libc::SIGCHLD, libc::SIG_DFL) };
 }
 
 /// The queue of pending signals.
@@ -108,6 +123,7 @@ impl Signals {
             libc::SIGINT => Some(Signal::Interrupt),
             libc::SIGIO => Some(Signal::Lease),
             libc::SIGWINCH | libc::SIGCONT => Some(Signal::Terminal),
+            libc::SIGCHLD => Some(Signal::Child),
             _ => None,
         }
     }

@@ -20,7 +20,7 @@ const LEN: u32 = 0x10_0123;
 const PAGE: usize = 4096;
 
 /// The puppet with one segment more, filled with 0x5a.
-fn long_kernel(scratch: &Scratch) -> PathBuf {
+pub(super) fn long_kernel(scratch: &Scratch) -> PathBuf {
     let mut file = fs::read(artifacts::puppet()).unwrap();
     let word = |file: &[u8], at: usize| u32::from_le_bytes(file[at..at + 4].try_into().unwrap());
     let table = word(&file, 28) as usize;
@@ -53,7 +53,7 @@ fn is_mapped(puppet: &Puppet, kernel: &Path) -> bool {
 }
 
 /// Whether the file system gives leases, which overlays of containers may not.
-fn has_leases(kernel: &Path) -> bool {
+pub(super) fn has_leases(kernel: &Path) -> bool {
     use std::os::fd::AsRawFd;
     let file = File::open(kernel).unwrap();
     // SAFETY: takes a descriptor and numbers; the lease ends with the descriptor.

@@ -31,6 +31,7 @@ mod drill {
 
     crate::suite::tests! { "bare::seccomp" needs &[Need::Kvm, Need::Jail, Need::Drill];
         a_compromised_process_gets_nowhere,
+        an_api_lets_the_main_thread_fork_and_no_more,
         every_call_is_forbidden_that_is_not_listed,
     }
 }
@@ -198,7 +199,7 @@ fn files_that_are_no_filters() {
 }
 
 /// What a machine says that attacks itself on one of its threads, where the machine has what that takes.
-fn attack(thread: &str, what: &str, jail: &[&str]) -> Ending {
+fn attack(thread: &str, what: &str, jail: &[&str], has_api: bool) -> Ending {
     let scratch = Scratch::new();
     let program = artifacts::drill().expect("the program is there");
     let mut vmm = Vmm::program(program)
@@ -208,8 +209,7 @@ fn attack(thread: &str, what: &str, jail: &[&str]) -> Ending {
         .args(jail)
         .without_jail()
         .env("VMM_DRILL", &format!("{thread}:{what}"));
-    // Who may build machines again may make one.
-    if thread == "api" {
+    if has_api {
         vmm = vmm.arg("--api-sock").arg(scratch.join("api.sock"));
     }
     vmm.run().expect_code(DONE)
@@ -222,7 +222,8 @@ const THREADS: [&str; 4] = ["main", "vcpu", "io", "api"];
 fn a_compromised_process_gets_nowhere() {
     for jail in [&[][..], &["--jail"]] {
         for thread in THREADS {
-            let end = attack(thread, "actions", jail);
+            // Who may build machines again may make one.
+            let end = attack(thread, "actions", jail, thread == "api");
             let heading = format!("drill {thread}: ");
             let tried: Vec<_> =
                 end.stderr.lines().filter_map(|line| line.strip_prefix(&heading)).collect();
@@ -242,9 +243,38 @@ fn a_compromised_process_gets_nowhere() {
     }
 }
 
+/// What the main thread may do because clients have machines built and saved.
+const OF_MAIN: [&str; 6] = [
+    "open a file of the host",
+    "write to its own memory by a file",
+    "open /dev/kvm",
+    "make a machine",
+    "make a vCPU",
+    FORK,
+];
+const FORK: &str = "start a process";
+
+/// A copy of the process has its filter and its memory, and executes nothing. In a jail, where nothing is saved, there is
+/// none.
+fn an_api_lets_the_main_thread_fork_and_no_more() {
+    for jail in [&[][..], &["--jail"]] {
+        let end = attack("main", "actions", jail, true);
+        let lines = end.stderr.lines().filter_map(|line| line.strip_prefix("drill main: "));
+        let tried: Vec<_> = lines.filter_map(|line| line.split_once(": ")).collect();
+        assert!(tried.len() >= ACTIONS, "{} attacks: {}", tried.len(), end.stderr);
+        let done = tried.iter().filter(|(_, outcome)| *outcome != "forbidden");
+        let wrong: Vec<_> = done.filter(|(what, _)| !OF_MAIN.contains(what)).collect();
+        assert!(wrong.is_empty(), "{jail:?}: {wrong:#?}");
+        let forks: Vec<_> = tried.iter().filter(|(what, _)| *what == FORK).collect();
+        let [(_, outcome)] = forks.as_slice() else { panic!("{forks:?}") };
+        assert_eq!(outcome.starts_with("DONE"), jail.is_empty(), "{jail:?}: {outcome}");
+        assert_eq!(*outcome == "forbidden", !jail.is_empty(), "{jail:?}: {outcome}");
+    }
+}
+
 fn every_call_is_forbidden_that_is_not_listed() {
     for thread in THREADS {
-        let end = attack(thread, "calls", &[]);
+        let end = attack(thread, "calls", &[], thread == "api");
         let lines: Vec<_> = end.stderr.lines().filter(|line| line.starts_with("drill ")).collect();
         println!("{lines:?}");
         let [sum] = lines.as_slice() else { panic!("{lines:#?}") };

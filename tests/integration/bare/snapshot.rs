@@ -1,16 +1,19 @@
 //! Snapshots of machines with a bare-metal guest: it goes on at the very instruction, with its devices, elsewhere.
 
+mod changes;
 mod clones;
+mod devices;
 mod files;
+mod firecracker;
+mod pause;
 mod refusals;
 
+pub use devices::network_tests;
+
 use std::fs;
-use std::io::{Read, Write};
-use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 
 use harness::api::Api;
-use harness::network::{Tap, in_own_network};
 use harness::pages::Pages;
 use harness::puppet::{FREE_MEMORY, Puppet};
 use harness::virtio::{Answer, Device, Queue};
@@ -24,17 +27,12 @@ use crate::suite::trial;
 /// All of them.
 pub fn tests() -> Vec<Trial> {
     const NEEDS: &[Need] = &[Need::Kvm];
-    let own: [(&str, fn()); 11] = [
+    let own: [(&str, fn()); 6] = [
         ("goes_on_at_the_very_instruction", goes_on_at_the_very_instruction),
         ("copies_do_not_disturb_each_other", copies_do_not_disturb_each_other),
-        ("devices_go_on", devices_go_on),
         ("ten_generations", ten_generations),
         ("many_vcpus_and_much_memory", many_vcpus_and_much_memory),
-        ("resources_are_exchanged", resources_are_exchanged),
         ("into_a_jail", into_a_jail),
-        ("by_the_api_of_firecracker", by_the_api_of_firecracker),
-        ("changes_alone", changes_alone),
-        ("changes_that_are_tracked", changes_that_are_tracked),
         ("a_restored_machine_boots_again", a_restored_machine_boots_again),
     ];
     let own = own.map(|(name, test)| trial(format!("bare::snapshot::{name}"), NEEDS, test));
@@ -43,15 +41,17 @@ pub fn tests() -> Vec<Trial> {
         &[Need::Kvm, Need::Userfaultfd],
         memory_from_a_provider,
     );
-    let others = [vec![provided], clones::tests(), files::tests(), refusals::tests()];
+    let others = [
+        vec![provided],
+        changes::tests(),
+        clones::tests(),
+        devices::tests(),
+        files::tests(),
+        firecracker::tests(),
+        pause::tests(),
+        refusals::tests(),
+    ];
     own.into_iter().chain(others.into_iter().flatten()).collect()
-}
-
-/// The tests that need a network as well.
-pub fn network_tests() -> Vec<Trial> {
-    const NEEDS: &[Need] = &[Need::Kvm, Need::Network];
-    let test = || in_own_network(a_network_card_goes_on);
-    vec![trial("bare::snapshot::a_network_card_goes_on", NEEDS, test)]
 }
 
 /// A machine that can be saved: without a jail, in which nobody makes files.
@@ -190,71 +190,6 @@ fn copies_do_not_disturb_each_other() {
     copy.finish();
 }
 
-/// One request before the snapshot, one after it, on the same rings.
-#[track_caller]
-fn goes_on(subject: Subject, scratch: &Scratch, vmm: Vmm) {
-    let puppet = Puppet::start(vmm);
-    let device = Device::find(&puppet, subject.kind());
-    let mut queue = subject.set_up(&device, harness::virtio::feature::EVENT_IDX);
-    let request = |puppet: &Puppet, queue: &mut Queue<'_>| {
-        subject.fill_buffers(puppet, queue);
-        let answer = queue.request(&subject.chain(queue));
-        assert_eq!(answer, Answer::Used(0, subject.written()), "{subject:?}");
-        subject.check_buffers(puppet, queue);
-    };
-    request(&puppet, &mut queue);
-    request(&puppet, &mut queue);
-    // One is on the ring and nobody has been kicked: it is found all the same.
-    subject.fill_buffers(&puppet, &queue);
-    queue.describe(&subject.chain(&queue));
-    queue.offer(0);
-    puppet.sync();
-    let saved = save(scratch, &[&format!("saved-{}", subject.name())]);
-    assert_eq!(queue.answer(), Answer::Used(0, subject.written()), "{subject:?}");
-    request(&puppet, &mut queue);
-    kill(puppet);
-
-    let copy = Puppet::go_on(copy_of(&saved).args(["--id", "copy"]));
-    let device = Device::find(&copy, subject.kind());
-    assert!(!device.needs_reset(), "{subject:?}");
-    let mut queue = Queue::go_on(device, subject.queue_index());
-    // It may have been answered before the driver was asked where it stands.
-    if queue.used_index() < 3 {
-        assert_eq!(queue.answer(), Answer::Used(0, subject.written()), "{subject:?}");
-    }
-    for _ in 0..10 {
-        request(&copy, &mut queue);
-    }
-    subject.good_request(&device);
-    copy.finish();
-}
-
-fn devices_go_on() {
-    let scratch = Scratch::new();
-    let disk = scratch.file("disk", disk_contents());
-    let console = format!("file={}", scratch.join("console").display());
-    let vsock = format!("socket={}", scratch.join("vsock").display());
-    let rng = Vmm::puppet("").without_jail().arg("--api-sock").arg(scratch.join("api.sock"));
-    goes_on(Subject::Rng, &scratch, rng);
-    for options in ["", ",engine=uring", ",iothread=io0"] {
-        let mut vmm = parent(&scratch).disk(&disk, options);
-        if options.contains("iothread") {
-            vmm = vmm.args(["--iothread", "io0"]);
-        }
-        goes_on(Subject::Block, &scratch, vmm);
-    }
-    goes_on(Subject::Console, &scratch, parent(&scratch).console(&console));
-    goes_on(Subject::Vsock, &scratch, parent(&scratch).args(["--vsock", &vsock]));
-    let balloon = "0,stats=3600s,reporting,hinting";
-    goes_on(Subject::Balloon, &scratch, parent(&scratch).args(["--balloon", balloon]));
-}
-
-fn a_network_card_goes_on() {
-    let scratch = Scratch::new();
-    let _tap = Tap::new("tap0");
-    goes_on(Subject::Net, &scratch, parent(&scratch).args(["--net", "tap=tap0"]));
-}
-
 fn ten_generations() {
     let scratch = Scratch::new();
     let disk = scratch.file("disk", disk_contents());
@@ -310,50 +245,6 @@ fn many_vcpus_and_much_memory() {
     copy.finish();
 }
 
-fn resources_are_exchanged() {
-    let scratch = Scratch::new();
-    let (disk, other) =
-        (scratch.file("disk", disk_contents()), scratch.file("other", disk_contents()));
-    let socket = |name: &str| format!("socket={}", scratch.join(name).display());
-    let vmm = parent(&scratch).disk(&disk, ",id=data").args(["--vsock", &socket("vsock")]);
-    let puppet = Puppet::start(vmm.console(&socket("console")));
-    let device = Device::find(&puppet, Subject::Block.kind());
-    let _queue = Subject::Block.set_up(&device, 0);
-    let vsock = Device::find(&puppet, Subject::Vsock.kind());
-    let _sockets = Subject::Vsock.set_up(&vsock, 0);
-    let console = Device::find(&puppet, Subject::Console.kind());
-    let _console = Subject::Console.set_up(&console, 0);
-    puppet.sync();
-    let saved = save(&scratch, &["saved"]);
-
-    // The parent lives and has its files; the copy has its own.
-    let copy = copy_of(&saved).console(&socket("console2")).args(["--vsock", &socket("vsock2")]);
-    let copy = copy.disk(&other, ",id=data").args(["--id", "copy"]).without_jail();
-    let copy = Puppet::go_on(copy.arg("--api-sock").arg(scratch.join("copy.sock")));
-    fs::write(&other, [9_u8; 512 * 4]).unwrap();
-    let device = Device::find(&copy, Subject::Block.kind());
-    let mut queue = Queue::go_on(device, 0);
-    Subject::Block.fill_buffers(&copy, &queue);
-    assert_eq!(queue.request(&Subject::Block.chain(&queue)), Answer::Used(0, 513));
-    assert_eq!(copy.load(queue.buffer(1), 512), [9; 512], "the other disk");
-    let api = Api::at(&scratch.join("copy.sock"));
-    assert_eq!(api.get("/")["id"], "copy");
-    let config = api.get("/vm/config");
-    assert_eq!(config["drives"][0]["path_on_host"], other.to_str().unwrap());
-    let mut client = UnixStream::connect(scratch.join("vsock2")).unwrap();
-    client.write_all(b"CONNECT 7\n").unwrap();
-    let mut visitor = UnixStream::connect(scratch.join("console2")).unwrap();
-    let device = Device::find(&copy, Subject::Console.kind());
-    let mut queue = Queue::go_on(device, Subject::Console.queue_index());
-    Subject::Console.fill_buffers(&copy, &queue);
-    assert_eq!(queue.request(&Subject::Console.chain(&queue)), Answer::Used(0, 0));
-    let mut said = [0; 8];
-    visitor.read_exact(&mut said).unwrap();
-    assert_eq!(&said, b"console\n");
-    copy.finish();
-    puppet.finish();
-}
-
 fn into_a_jail() {
     let scratch = Scratch::new();
     let disk = scratch.file("disk", disk_contents());
@@ -372,157 +263,6 @@ fn into_a_jail() {
     let mut queue = Queue::go_on(device, 0);
     Subject::Block.fill_buffers(&copy, &queue);
     assert_eq!(queue.request(&Subject::Block.chain(&queue)), Answer::Used(0, 513));
-    copy.finish();
-}
-
-fn by_the_api_of_firecracker() {
-    let scratch = Scratch::new();
-    let puppet = Puppet::start(parent(&scratch));
-    puppet.write(4, FREE_MEMORY, 5);
-    puppet.sync();
-    let api = Api::at(&scratch.join("api.sock"));
-    let files = json!({
-        "snapshot_path": scratch.join("snapshot_file"),
-        "mem_file_path": scratch.join("mem_file"),
-        "snapshot_type": "Full",
-    });
-    let refused = api.request("PUT", "/snapshot/create", &files.to_string());
-    assert!(refused.refused("not_paused").contains("paused"));
-    assert_eq!(scratch.names(), ["api.sock"]);
-    api.patch("/vm", &json!({ "state": "Paused" }));
-    api.put("/snapshot/create", &files);
-    assert_eq!(api.get("/")["state"], "Paused");
-    assert_eq!(scratch.names(), ["api.sock", "mem_file", "snapshot_file"]);
-    api.patch("/vm", &json!({ "state": "Resumed" }));
-    puppet.finish();
-
-    let socket = scratch.join("copy.sock");
-    let copy = Vmm::new().arg("--api-sock").arg(&socket).without_jail();
-    let events = scratch.join("events");
-    let copy = Puppet::go_on(copy.arg("--events").arg(&events));
-    let api = Api::at(&socket);
-    let load = |more: serde_json::Value| {
-        let mut body = json!({
-            "snapshot_path": scratch.join("snapshot_file"),
-            "mem_backend": { "backend_type": "File", "backend_path": scratch.join("mem_file") },
-        });
-        body.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
-        body
-    };
-    // What cannot be leaves the API as it was.
-    for (more, code) in [
-        (
-            json!({ "network_overrides": [{ "iface_id": "x", "host_dev_name": "y" }] }),
-            "bad_configuration",
-        ),
-        (
-            json!({ "mem_backend": { "backend_type": "Uffd", "backend_path": "x" } }),
-            "bad_configuration",
-        ),
-        (
-            json!({ "mem_backend": { "backend_type": "File", "backend_path": "/dev/null" } }),
-            "bad_snapshot",
-        ),
-        (json!({ "snapshot_path": "/no/such/file" }), "bad_snapshot"),
-        (json!({ "other": 1 }), "malformed_body"),
-    ] {
-        let message = api.request("PUT", "/snapshot/load", &load(more).to_string()).refused(code);
-        assert!(!message.is_empty());
-        assert_eq!(api.get("/")["state"], "Not started");
-    }
-    let over = json!({ "serial": { "type": "stdio" } });
-    api.put("/snapshot/load", &load(json!({ "resume_vm": false, "overrides": over })));
-    assert_eq!(api.get("/")["state"], "Paused");
-    api.patch("/vm", &json!({ "state": "Resumed" }));
-    assert_eq!(copy.read(4, FREE_MEMORY), 5);
-    let again = api.request("PUT", "/snapshot/load", &load(json!({})).to_string());
-    again.refused("after_start");
-    let _end = copy.finish();
-    let said = fs::read_to_string(events).unwrap();
-    assert!(said.contains(r#""event":"restored""#), "{said}");
-}
-
-/// Bytes that the files of a snapshot take, and the number of files.
-fn taken(directory: &Path) -> (u64, usize) {
-    let files: Vec<_> = fs::read_dir(directory).unwrap().map(|it| it.unwrap()).collect();
-    let blocks =
-        |it: &fs::DirEntry| std::os::unix::fs::MetadataExt::blocks(&it.metadata().unwrap());
-    (files.iter().map(|it| blocks(it) * 512).sum(), files.len())
-}
-
-fn changes_alone() {
-    let scratch = Scratch::new();
-    let puppet = Puppet::start(parent(&scratch));
-    for page in 0..256 {
-        puppet.write(4, 0x100_0000 + page * 0x1000, 1);
-    }
-    puppet.sync();
-    let base = save(&scratch, &["base"]);
-    kill(puppet);
-    fs::remove_file(scratch.join("api.sock")).unwrap();
-    let copy = Puppet::go_on(
-        copy_of(&base).without_jail().arg("--api-sock").arg(scratch.join("api.sock")),
-    );
-    for page in 0..3 {
-        copy.write(4, 0x100_0000 + page * 0x5000, 2);
-    }
-    copy.write(4, 0x180_0000, 3);
-    copy.sync();
-    let first = save(&scratch, &["first", "--diff"]);
-    assert!(taken(&first).0 < taken(&base).0 / 4, "{:?} {:?}", taken(&first), taken(&base));
-    copy.write(4, 0x180_0000, 4);
-    copy.sync();
-    // In the place of the one before, whose base stays where it is.
-    save(&scratch, &["first", "--diff"]);
-    assert_eq!(taken(&first).1, 2);
-    kill(copy);
-    fs::remove_file(scratch.join("api.sock")).unwrap();
-    let third = Puppet::go_on(
-        copy_of(&first).without_jail().arg("--api-sock").arg(scratch.join("api.sock")),
-    );
-    let values = [0, 0x5000, 0xa000, 0x1000, 0x80_0000].map(|at| third.read(4, 0x100_0000 + at));
-    assert_eq!(values, [2, 2, 2, 1, 4]);
-    // A diff of a diff, and all in one.
-    third.write(4, 0x180_0000, 5);
-    third.sync();
-    let second = save(&scratch, &["second", "--diff"]);
-    let whole = save(&scratch, &["whole"]);
-    kill(third);
-    for saved in [&second, &whole] {
-        let copy = Puppet::go_on(copy_of(saved));
-        let values = [0, 0x5000, 0xa000, 0x1000, 0x80_0000].map(|at| copy.read(4, 0x100_0000 + at));
-        assert_eq!(values, [2, 2, 2, 1, 5], "{saved:?}");
-        copy.finish();
-    }
-    fs::remove_dir_all(&base).unwrap();
-    Puppet::go_on(copy_of(&whole)).finish();
-    let end = copy_of(&second).run().expect_code(152);
-    end.expect_one_line(&["base/memory-", "cannot be read"]);
-}
-
-fn changes_that_are_tracked() {
-    let scratch = Scratch::new();
-    let puppet = Puppet::start(parent(&scratch).arg("--track-dirty"));
-    let diff = |name: &str| {
-        let end = Vmm::new().arg("ctl").arg(scratch.join("api.sock")).arg("snapshot");
-        end.arg(scratch.join(name)).arg("--diff").run()
-    };
-    diff("x").expect_code(115).expect_one_line(&["nothing that a diff could differ from"]);
-    puppet.write(4, 0x100_0000, 1);
-    puppet.sync();
-    save(&scratch, &["saved"]);
-    for value in 2..5 {
-        puppet.write(4, 0x100_0000 + value * 0x1000, value);
-        puppet.sync();
-        // Each into the directory of all that were before.
-        save(&scratch, &["saved", "--diff"]);
-        assert_eq!(taken(&scratch.join("saved")).1, value as usize + 1);
-        assert_eq!(puppet.read(4, 0x100_0000), 1);
-    }
-    kill(puppet);
-    let copy = Puppet::go_on(copy_of(&scratch.join("saved")));
-    let values = [0, 2, 3, 4, 5].map(|page| copy.read(4, 0x100_0000 + page * 0x1000));
-    assert_eq!(values, [1, 2, 3, 4, 0]);
     copy.finish();
 }
 

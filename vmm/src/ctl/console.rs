@@ -111,7 +111,7 @@ fn show(
                 Signal::Interrupt => return Ok(End::Signal(ExitCode::Quit)),
                 // After a stop, whoever had the terminal meanwhile has set it otherwise.
                 Signal::Terminal => drop(terminal.as_mut().map(|it| it.0.claim())),
-                Signal::Lease | Signal::Passed => {}
+                Signal::Lease | Signal::Passed | Signal::Child => {}
             }
         }
     }

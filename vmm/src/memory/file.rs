@@ -8,14 +8,16 @@
 
 #![expect(unsafe_code, reason = "guest memory is written and mapped by address")]
 
+mod contents;
+pub mod writer;
+
 use std::fs::File;
 use std::io;
 use std::ops::Range;
-use std::os::fd::{AsFd, AsRawFd};
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::FileExt;
 use std::sync::{Arc, OnceLock};
 
-use devices::guest_io;
 use devices::memory::GuestMemory;
 use vm_memory::mmap::MmapRegionBuilder;
 use vm_memory::{FileOffset, GuestAddress, GuestMemoryBackend, GuestMemoryRegion, GuestRegionMmap};
@@ -23,6 +25,7 @@ use vm_memory::{FileOffset, GuestAddress, GuestMemoryBackend, GuestMemoryRegion,
 use super::{describe, extent, mapped, region_error, reserve, uffd};
 use crate::config::{Backing, Pages};
 use crate::memory::MemoryError;
+use contents::{Contents, data, write_trailer};
 
 /// Size of a page.
 pub const PAGE: u64 = 4096;
@@ -34,14 +37,8 @@ const TRAILER: usize = 32;
 /// Runs of a layer that are mapped; the rest is copied. The kernel allows a process 65 530 mappings. A copied page
 /// counts as changed later on.
 const MAPPED_MAX: usize = 4 << 10;
-/// Entries of the page map that are read at a time, each of a page.
-const ENTRIES: usize = 8 << 10;
-
-/// Bits of an entry (Documentation/admin-guide/mm/pagemap.rst).
-const PRESENT: u64 = 1 << 63;
-const SWAPPED: u64 = 1 << 62;
-/// The page is a file's, not one of this process alone.
-const OF_FILE: u64 = 1 << 61;
+/// What the kernel tells of the pages of the process that opens it.
+const PAGE_MAP: &str = "/proc/self/pagemap";
 
 /// Pages that follow each other; the first is counted over all RAM ranges.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -105,7 +102,7 @@ pub fn open_page_map() {
 
 fn page_map() -> Option<&'static File> {
     static MAP: OnceLock<Option<File>> = OnceLock::new();
-    MAP.get_or_init(|| File::open("/proc/self/pagemap").ok()).as_ref()
+    MAP.get_or_init(|| File::open(PAGE_MAP).ok()).as_ref()
 }
 
 /// Writes memory, which is at rest, to the empty file `to`, and says which pages are in it.
@@ -121,146 +118,16 @@ pub fn write(
     to: &File,
     id: [u8; 16],
 ) -> io::Result<Vec<Run>> {
-    let ram: u64 = memory.iter().map(GuestMemoryRegion::len).sum();
-    let mut trailer = Vec::with_capacity(TRAILER);
-    trailer.extend(MAGIC);
-    trailer.extend(id);
-    trailer.extend(ram.to_le_bytes());
-    trailer.resize(PAGE_SIZE, 0);
-    // By the same call as all the rest.
-    guest_io::write_all_at(to.as_fd(), &trailer, ram)?;
-    let mut runs = Vec::new();
-    let mut base = 0;
-    for region in memory.iter() {
-        let (start, len) = extent(region).ok_or(io::ErrorKind::InvalidInput)?;
-        let mut pages = Bits::new(len / PAGE_SIZE);
-        if which == Which::All && uffd::is_provided() {
-            // What nobody touched is its provider's, and is asked for.
-            pages.set(0..pages.count);
-        }
-        mark_touched(&mut pages, start, which)?;
-        if which == Which::All {
-            mark_files(&mut pages, start, base, under, region.file_offset())?;
-        }
-        for Range { start: first, end } in pages.runs() {
-            let count = (end - first) as u64;
-            runs.push(Run { first: base / PAGE + first as u64, count });
-            write_run(start, first..end, to, base)?;
-        }
-        base += region.len();
+    write_trailer(memory, to, id)?;
+    let mut contents = Contents::of(memory, which, under)?;
+    let map = page_map();
+    if which == Which::Changed && map.is_none() {
+        let unknown = "there is no /proc/self/pagemap";
+        return Err(io::Error::new(io::ErrorKind::Unsupported, unknown));
     }
-    Ok(runs)
-}
-
-/// Marks the pages that this process has, or those that it has written to.
-fn mark_touched(pages: &mut Bits, start: usize, which: Which) -> io::Result<()> {
-    let Some(map) = page_map() else {
-        // Nobody knows, so each is looked at.
-        if which == Which::All {
-            pages.set(0..pages.count);
-            return Ok(());
-        }
-        return Err(io::Error::new(io::ErrorKind::Unsupported, "there is no /proc/self/pagemap"));
-    };
-    let mut entries = vec![0; ENTRIES * size_of::<u64>()];
-    for first in (0..pages.count).step_by(ENTRIES) {
-        let count = ENTRIES.min(pages.count - first);
-        let entries = entries.get_mut(..count * size_of::<u64>()).unwrap_or_default();
-        map.read_exact_at(entries, (start / PAGE_SIZE + first) as u64 * size_of::<u64>() as u64)?;
-        for (index, entry) in (first..).zip(entries.as_chunks().0) {
-            let entry = u64::from_ne_bytes(*entry);
-            let is_here = entry & (PRESENT | SWAPPED) != 0;
-            if is_here && (which == Which::All || entry & OF_FILE == 0) {
-                pages.set(index..index + 1);
-            }
-        }
-    }
-    Ok(())
-}
-
-/// Marks what this process has not touched but would find in a file: of the layers, of shared memory, of the kernel.
-fn mark_files(
-    pages: &mut Bits,
-    start: usize,
-    base: u64,
-    under: &[Layer],
-    shared: Option<&FileOffset>,
-) -> io::Result<()> {
-    let len = pages.count as u64 * PAGE;
-    let mut mark = |found: Range<u64>, from: u64| {
-        let first = found.start.max(from) - from;
-        let end = found.end.min(from + len).saturating_sub(from);
-        if first < end {
-            let (first, end) = (first / PAGE, end.div_ceil(PAGE));
-            pages.set(usize::try_from(first).unwrap_or(0)..usize::try_from(end).unwrap_or(0));
-        }
-    };
-    for layer in under {
-        match &layer.pages {
-            Some(runs) => runs.iter().for_each(|run| mark(run.bytes(), base)),
-            None => data(&layer.file, base..base + len)?.for_each(|found| mark(found, base)),
-        }
-    }
-    if let (true, Some(shared)) = (under.is_empty(), shared) {
-        let from = shared.start();
-        data(shared.file(), from..from + len)?.for_each(|found| mark(found, from));
-    }
-    let kernel = mapped::span();
-    mark(kernel.start as u64..kernel.end as u64, start as u64);
-    Ok(())
-}
-
-/// The parts of `range` of a file that are not holes.
-fn data(file: &File, range: Range<u64>) -> io::Result<impl Iterator<Item = Range<u64>>> {
-    let mut found = Vec::new();
-    let mut at = range.start;
-    while at < range.end {
-        let start = match seek(file, at, libc::SEEK_DATA) {
-            Ok(start) if start < range.end => start,
-            Ok(_) => break,
-            Err(error) if error.raw_os_error() == Some(libc::ENXIO) => break,
-            // A file system that knows no holes.
-            Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {
-                found.push(at..range.end);
-                break;
-            }
-            Err(error) => return Err(error),
-        };
-        at = seek(file, start, libc::SEEK_HOLE)?.min(range.end);
-        found.push(start..at);
-    }
-    Ok(found.into_iter())
-}
-
-fn seek(file: &File, offset: u64, whence: libc::c_int) -> io::Result<u64> {
-    let offset = libc::off_t::try_from(offset).map_err(io::Error::other)?;
-    // SAFETY: takes a descriptor and numbers. The position of the file is used by nobody.
-    let found = unsafe { libc::lseek(file.as_raw_fd(), offset, whence) };
-    u64::try_from(found).map_err(|_| io::Error::last_os_error())
-}
-
-/// Writes those pages of a run that are not zero; the others are holes.
-fn write_run(start: usize, pages: Range<usize>, to: &File, base: u64) -> io::Result<()> {
-    let mut next = pages.start;
-    while next < pages.end {
-        let is_zero = |page: &usize| page_is_zero(start + page * PAGE_SIZE);
-        let Some(first) = (next..pages.end).find(|page| !is_zero(page)) else { break };
-        let end = (first..pages.end).find(is_zero).unwrap_or(pages.end);
-        let at = start + first * PAGE_SIZE;
-        write_from(to, at, (end - first) * PAGE_SIZE, base + (first * PAGE_SIZE) as u64)?;
-        next = end;
-    }
-    Ok(())
-}
-
-/// `at` is the start of a page of guest memory that is at rest.
-fn page_is_zero(at: usize) -> bool {
-    const LINE: usize = 64;
-    (at..at + PAGE_SIZE).step_by(LINE).all(|at| {
-        // SAFETY: the line lies in one page of a mapping of ours, and nobody writes to it at this time.
-        let line = unsafe { std::ptr::read(at as *const [u64; LINE / 8]) };
-        line == [0; LINE / 8]
-    })
+    contents.find(map)?;
+    contents.write(to, &mut || Ok(()))?;
+    Ok(contents.runs())
 }
 
 /// Writes `len` bytes of guest memory from `at`.
@@ -282,7 +149,8 @@ fn move_all(
 ) -> io::Result<()> {
     let mut done = 0;
     while done < len {
-        let offset = libc::off_t::try_from(offset + done as u64).map_err(io::Error::other)?;
+        let offset = offset + done as u64;
+        let offset = libc::off_t::try_from(offset).map_err(|_| io::ErrorKind::InvalidInput)?;
         let piece = libc::iovec { iov_base: (at + done) as *mut libc::c_void, iov_len: len - done };
         match usize::try_from(step(&piece, offset)) {
             Ok(0) => return Err(nothing.into()),
@@ -310,6 +178,13 @@ pub fn check(file: &File, ram: u64, id: [u8; 16]) -> Result<(), FileError> {
     file.read_exact_at(&mut trailer, ram).map_err(FileError::Read)?;
     let wanted = [MAGIC.as_slice(), &id, &ram.to_le_bytes()].concat();
     if trailer.as_slice() == wanted { Ok(()) } else { Err(FileError::Foreign) }
+}
+
+/// Whether a process that is forked has memory of this kind as it was then, and can go on without its provider.
+#[must_use]
+pub fn is_copied_by_fork(backing: Backing) -> bool {
+    // Reserved huge pages have no reserve for copies.
+    backing.pages.reserved_size().is_none() && !backing.shared && !uffd::is_provided()
 }
 
 /// Whether memory of this kind can be a file's pages.
@@ -429,54 +304,6 @@ pub fn settle_on(memory: &GuestMemory, layer: &Layer) -> io::Result<()> {
     lay(memory, layer, true)?;
     mapped::expect_missing_pages(memory);
     Ok(())
-}
-
-/// A bit for each page.
-struct Bits {
-    words: Vec<u64>,
-    count: usize,
-}
-
-impl Bits {
-    fn new(count: usize) -> Self {
-        Self { words: vec![0; count.div_ceil(64)], count }
-    }
-
-    fn set(&mut self, range: Range<usize>) {
-        for index in range {
-            if let Some(word) = self.words.get_mut(index / 64) {
-                *word |= 1 << (index % 64);
-            }
-        }
-    }
-
-    fn is_set(&self, index: usize) -> bool {
-        self.words.get(index / 64).is_some_and(|word| word >> (index % 64) & 1 == 1)
-    }
-
-    /// The next bit from `index` on that is as wanted; the number of bits when there is none.
-    fn next(&self, mut index: usize, wanted: bool) -> usize {
-        let nothing = if wanted { 0 } else { u64::MAX };
-        while index < self.count {
-            if index.is_multiple_of(64) && self.words.get(index / 64) == Some(&nothing) {
-                index += 64;
-            } else if self.is_set(index) == wanted {
-                return index;
-            } else {
-                index += 1;
-            }
-        }
-        self.count
-    }
-
-    fn runs(&self) -> impl Iterator<Item = Range<usize>> {
-        let mut at = 0;
-        std::iter::from_fn(move || {
-            let start = self.next(at, true);
-            at = self.next(start, false);
-            (start < self.count).then_some(start..at)
-        })
-    }
 }
 
 #[cfg(test)]

@@ -67,7 +67,8 @@ impl Session {
         if self.server.is_some() {
             self.watched.host = Some(Arc::new(Files::open(&self.filters.threads())));
         }
-        self.filters.with(plan.vsock.is_some(), may_rebuild).confine(Thread::Main)?;
+        let own = self.filters.with(plan.vsock.is_some(), may_rebuild);
+        own.and_forks(self.may_fork()).confine(Thread::Main)?;
         let threads = self.threads.insert(Rc::new(threads)).clone();
         let machine =
             machine.start(&mut self.event_loop, threads).map_err(host("watch the machine"))?;

@@ -11,6 +11,7 @@ use super::{Life, RunError, Session, host};
 use crate::config::{DiskOverlay, DiskPlan, Plan};
 use crate::exit_code::ExitCode;
 use crate::life_cycle::{Phase, PhaseError};
+use crate::memory::file::writer::Writer;
 use crate::memory::file::{self, Layer, Which};
 use crate::requests::{Answer, Code, Outcome, Refusal, RestoreOrder, Saved, SnapshotOrder};
 use crate::snapshot::host::Host;
@@ -71,22 +72,25 @@ impl Session {
         }
         let saved = match self.ending.reason() {
             Some(_) => Err(PhaseError::Ended.into()),
-            None => self.save(&draft, order.which, &facts).map_err(|error| refusal(&error)),
+            None => self.save(&draft, order.which, &facts, runs).map_err(|error| refusal(&error)),
         };
         if let (true, Some(life)) = (runs, &self.life) {
             life.machine.resume(&mut self.event_loop).map_err(host("resume the machine"))?;
         }
         let pause = if runs { asked.elapsed() } else { Duration::ZERO };
-        Ok(saved.map(|state| Answer::Saved(Saved { draft, state, pause })))
+        Ok(saved.map(|(state, writer)| Answer::Saved(Saved { draft, state, pause, writer })))
     }
 
-    /// Writes the memory of the machine, which is at rest, and gives the contents of the file of state.
+    /// Writes the memory of the machine, which is at rest, or has it written if the machine `goes_on` afterwards. Gives
+    /// the contents of the file of state, and who writes.
     fn save(
         &mut self,
         draft: &Arc<Draft>,
         which: Which,
         facts: &Host,
-    ) -> Result<Vec<u8>, SnapshotError> {
+        goes_on: bool,
+    ) -> Result<(Vec<u8>, Option<Writer>), SnapshotError> {
+        let may_fork = goes_on && self.may_fork();
         let Some(Life { plan, machine, base, .. }) = &mut self.life else {
             return Err(SnapshotError::NoBase);
         };
@@ -98,7 +102,17 @@ impl Session {
             return Err(SnapshotError::NoBase);
         }
         let id = draft.id();
-        let runs = file::write(machine.memory(), which, under, draft.memory(), id.0);
+        // Of what a diff can differ from later, the machine's memory must become the file's.
+        let is_alone = which == Which::All && !plan.track_dirty;
+        let writer = (may_fork && is_alone && file::is_copied_by_fork(plan.backing))
+            .then(|| Writer::start(machine.memory(), under, draft.memory(), id.0))
+            .transpose()
+            .inspect_err(|error| log::warn!("the guest waits until it is saved: {error}"))
+            .unwrap_or_default();
+        let runs = match writer {
+            Some(_) => Ok(Vec::new()),
+            None => file::write(machine.memory(), which, under, draft.memory(), id.0),
+        };
         let runs = runs.map_err(|source| {
             let path = draft.memory_path();
             SnapshotError::Write { path, source }
@@ -153,7 +167,13 @@ impl Session {
             vcpus: state.vcpus,
             devices: state.devices,
         };
-        Ok(record.encode())
+        Ok((record.encode(), writer))
+    }
+
+    /// Whether this process may start one that writes: nothing else is made in a jail, and who brings filters of their
+    /// own need not know of it.
+    pub(super) fn may_fork(&self) -> bool {
+        !self.has_jail && self.server.is_some() && self.filters.are_ours()
     }
 
     /// Starts the machine where another one was saved.
@@ -234,7 +254,7 @@ fn unsavable(disk: &DiskPlan) -> Option<SnapshotError> {
     is_thrown_away.then(|| SnapshotError::Override { what: what() })
 }
 
-fn refusal(error: &SnapshotError) -> Refusal {
+pub(super) fn refusal(error: &SnapshotError) -> Refusal {
     let code = match error {
         SnapshotError::Override { .. } => Code::BadConfiguration,
         error if error.exit_code() == ExitCode::HostFailure => Code::HostFailure,

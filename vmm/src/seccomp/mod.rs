@@ -86,6 +86,7 @@ pub struct Filters {
     custom: Option<Arc<Custom>>,
     has_vsock: bool,
     may_rebuild: bool,
+    may_fork: bool,
     others: Arc<Others>,
 }
 
@@ -145,6 +146,18 @@ impl Filters {
     #[must_use]
     pub fn with(&self, has_vsock: bool, may_rebuild: bool) -> Self {
         Self { has_vsock, may_rebuild, ..self.clone() }
+    }
+
+    /// The same for a machine that a copy of its process may save.
+    #[must_use]
+    pub fn and_forks(self, may_fork: bool) -> Self {
+        Self { may_fork, ..self }
+    }
+
+    /// Whether they are those of [`tables`], not the user's.
+    #[must_use]
+    pub fn are_ours(&self) -> bool {
+        self.custom.is_none()
     }
 
     /// Prepares the process: what happens to forbidden calls, and that it gains no rights any more. Call it once, before
@@ -217,10 +230,10 @@ impl Filters {
     fn own_program(&self, thread: Thread) -> Vec<u64> {
         let mut program = self.program(thread).to_vec();
         if self.custom.is_none() {
-            let (unknown, own) =
-                (u64::from(tables::PROCESS), u64::from(fatal::process().unsigned_abs()));
-            let named = program.iter_mut().filter(|it| **it >> 32 == unknown);
-            named.for_each(|it| *it = *it & 0xffff_ffff | own << 32);
+            put_into(&mut program, tables::PROCESS, fatal::process().unsigned_abs());
+            if self.may_fork {
+                put_into(&mut program, tables::FORK, libc::SIGCHLD.unsigned_abs());
+            }
         }
         program
     }
@@ -243,6 +256,12 @@ impl Filters {
             (Thread::Main, true, true) => both,
         }
     }
+}
+
+/// Puts what is known only now in the place of what stands for it.
+fn put_into(program: &mut [u64], unknown: u32, value: u32) {
+    let named = program.iter_mut().filter(|it| **it >> 32 == u64::from(unknown));
+    named.for_each(|it| *it = *it & 0xffff_ffff | u64::from(value) << 32);
 }
 
 /// The same filter, which lets pass what it forbids and has it logged.

@@ -42,10 +42,15 @@ pub enum Is {
     Without(u64),
     /// The number of this process, for which filters have [`PROCESS`] until they are installed.
     Process,
+    /// Flags of clone(2) for a copy of this process, for which filters have [`FORK`] until they are installed, and for good
+    /// where nothing may be started.
+    Fork,
 }
 
 /// Stands in a filter for the number of the process; no process has it (`PID_MAX_LIMIT` of Linux).
 pub const PROCESS: u32 = 0x5eed_1d00;
+/// Stands in a filter for the flags of a fork. Linux refuses these: a thread (bit 16) without common handlers (bit 11).
+pub const FORK: u32 = 0x5eed_0011;
 
 /// The number of an argument, from 0, and what it must be like.
 pub type Test = (u8, Is);
@@ -303,6 +308,11 @@ pub const ROWS: &[Row] = &[
     ioctl(MAIN, is!(1, request::KVM_GET_XCRS)).when(Case::Rebuild),
     ioctl(MAIN, is!(1, request::KVM_GET_IRQCHIP)).when(Case::Rebuild),
     ioctl(MAIN, is!(1, request::KVM_GET_CLOCK)).when(Case::Rebuild),
+    // A copy of this process writes memory, and ends with its file or when this process is gone.
+    row(MAIN, libc::SYS_clone, &[(0, Is::Fork), (1, Is::Long(0))]).when(Case::Rebuild),
+    row(MAIN, libc::SYS_close_range, is!(2, 0)).when(Case::Rebuild),
+    row(MAIN, libc::SYS_wait4, &[(2, Is::Int(libc::WNOHANG.cast_unsigned())), (3, Is::Long(0))])
+        .when(Case::Rebuild),
     row(API, libc::SYS_openat, NEW_FILE),
     row(API, libc::SYS_openat, is!(2, libc::O_RDONLY | libc::O_CLOEXEC)),
     // What a snapshot that was never finished has left is looked for.

@@ -60,6 +60,7 @@ fn fits(row: &Row, call: &Call) -> bool {
             Is::Long(value) => argument == value,
             Is::Without(bits) => argument & bits == 0,
             Is::Process => true,
+            Is::Fork => argument == u64::from(libc::SIGCHLD.cast_unsigned()),
         }
     };
     call.name == name(row.call) && row.tests.iter().all(has)
