@@ -10,7 +10,7 @@ use std::num::NonZeroU16;
 use std::sync::Arc;
 
 use devices::backend::disk::io::Rings;
-use devices::backend::disk::{Disk, DiskOptions};
+use devices::backend::disk::{Disk, DiskOptions, SavedOverlay};
 use devices::backend::net::NetBackend;
 use devices::backend::net::tap::Tap;
 use devices::virtio::rng::OpenSource;
@@ -29,6 +29,8 @@ pub struct Provisions {
     rings: RefCell<Vec<(usize, Rings)>>,
     /// Disks with overlays, by id. What was written is there after a reboot, kept or not.
     overlaid: RefCell<Vec<(String, Disk)>>,
+    /// What such disks begin with, by id.
+    saved: Vec<(String, SavedOverlay)>,
     /// The same of nets.
     taps: RefCell<Vec<(usize, Arc<Tap>)>>,
 }
@@ -55,11 +57,18 @@ struct Kept {
 }
 
 impl Provisions {
-    /// Opens all that `plan` names, but what only a machine that boots needs, if it cannot; what is only read is read and becomes part of it.
+    /// Of a machine whose disks begin with what a snapshot has of them.
+    #[must_use]
+    pub fn beginning_with(saved: Vec<(String, SavedOverlay)>) -> Self {
+        Self { saved, ..Self::default() }
+    }
+
+    /// Opens all that `plan` names, but what only a machine that boots needs, if it cannot; what is only read is read and
+    /// becomes part of it.
     ///
     /// # Errors
     /// [`BuildError`], as building the machine would say.
-    pub fn of(plan: &mut Plan, is_restored: bool) -> Result<Self, BuildError> {
+    pub fn open_all(&mut self, plan: &mut Plan, is_restored: bool) -> Result<(), BuildError> {
         check_pins(plan)?;
         let kvm = Arc::new(Kvm::open()?);
         if let Some(template) = &plan.cpu_template {
@@ -81,7 +90,7 @@ impl Provisions {
             true => (kernel.ok(), initrd.and_then(Result::ok)),
             false => (Some(kernel?), initrd.transpose()?),
         };
-        let provided = Provided::Kept(Box::new(Kept {
+        self.provided = Provided::Kept(Box::new(Kept {
             kvm,
             kernel,
             initrd,
@@ -89,11 +98,11 @@ impl Provisions {
             disks: plan
                 .disks
                 .iter()
-                .map(|disk| open_disk(disk).map(Arc::new))
+                .map(|disk| self.open_disk(disk).map(Arc::new))
                 .collect::<Result<_, _>>()?,
             random: Arc::new(open_random().map_err(BuildError::Random)?),
         }));
-        Ok(Self { provided, ..Self::default() })
+        Ok(())
     }
 
     /// Whether nothing else can be opened any more.
@@ -139,8 +148,17 @@ impl Provisions {
         match self.kept().and_then(|kept| kept.disks.get(index)) {
             Some(disk) => Ok(disk.look_again()?),
             None if plan.overlay.is_some() => self.overlaid_disk(plan),
-            None => open_disk(plan),
+            None => self.open_disk(plan),
         }
+    }
+
+    fn open_disk(&self, plan: &DiskPlan) -> Result<Disk, BuildError> {
+        if let Some(overlay) = &plan.overlay {
+            let saved = self.saved.iter().find(|(id, _)| *id == plan.id).map(|(_, saved)| saved);
+            return Ok(Disk::open_overlaid(&plan.path, overlay.path(), saved)?);
+        }
+        let options = DiskOptions { read_only: plan.read_only, direct: plan.direct };
+        Ok(Disk::open(&plan.path, options)?)
     }
 
     fn overlaid_disk(&self, plan: &DiskPlan) -> Result<Disk, BuildError> {
@@ -150,7 +168,7 @@ impl Provisions {
         {
             return Ok(disk.look_again()?);
         }
-        let disk = open_disk(plan)?;
+        let disk = self.open_disk(plan)?;
         all.push((plan.id.clone(), disk.look_again()?));
         Ok(disk)
     }
@@ -188,14 +206,6 @@ impl Provisions {
         all.push((index, rings.clone()));
         rings
     }
-}
-
-fn open_disk(plan: &DiskPlan) -> Result<Disk, BuildError> {
-    if let Some(overlay) = &plan.overlay {
-        return Ok(Disk::open_overlaid(&plan.path, overlay.path())?);
-    }
-    let options = DiskOptions { read_only: plan.read_only, direct: plan.direct };
-    Ok(Disk::open(&plan.path, options)?)
 }
 
 fn open_tap(plan: &NetPlan) -> Result<Tap, BuildError> {

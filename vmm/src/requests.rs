@@ -113,7 +113,7 @@ pub struct SnapshotOrder {
     pub which: Which,
     /// The machine may run; it comes to rest for the time that it takes.
     pub may_run: bool,
-    /// Its files. Whoever passes the order on makes them, because the machine's owner may not.
+    /// Its files. Whoever passes the order on makes them when the machine's owner says of which disks: it may not itself.
     pub draft: Option<Arc<Draft>>,
 }
 
@@ -210,6 +210,8 @@ pub enum Answer {
     Value(Value),
     /// Everything that is counted.
     Metrics(Box<Snapshot>),
+    /// It can be obeyed when there are files, also for the overlays of these disks.
+    NeedsFiles(SnapshotOrder, Vec<String>),
     /// A snapshot that has to be finished by whoever gets this.
     Saved(Saved),
 }

@@ -271,7 +271,8 @@ impl Session {
         }
         self.join_network()?;
         let consoles = Consoles::open(&plan, &mut self.event_loop, &self.ending)?;
-        let provisions = Provisions::default();
+        let saved = source.as_ref().map(|source| source.overlays.clone());
+        let provisions = Provisions::beginning_with(saved.unwrap_or_default());
         let mut surroundings = Surroundings { consoles, vsock: None, metadata: None, provisions };
         match self.build_in(&mut plan, &mut surroundings, source.as_deref()) {
             Ok(machine) => {
@@ -380,7 +381,7 @@ impl Session {
                 self.stop(grace)?;
                 Ok(Answer::Done)
             }
-            Command::Snapshot(order) => self.take_snapshot(&order)?,
+            Command::Snapshot(order) => self.take_snapshot(order)?,
             Command::Restore(order) => self.go_on_from(*order),
             Command::FlushMetrics => self.flush_metrics(),
             Command::Reset => {

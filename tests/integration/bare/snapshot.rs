@@ -5,6 +5,7 @@ mod clones;
 mod devices;
 mod files;
 mod firecracker;
+mod overlays;
 mod pause;
 mod refusals;
 
@@ -48,6 +49,7 @@ pub fn tests() -> Vec<Trial> {
         devices::tests(),
         files::tests(),
         firecracker::tests(),
+        overlays::tests(),
         pause::tests(),
         refusals::tests(),
     ];

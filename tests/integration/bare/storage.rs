@@ -34,15 +34,15 @@ pub fn tests() -> Vec<Trial> {
 
 const SECTOR: u64 = 512;
 /// `VIRTIO_BLK_T_*` (virtio 1.3, 5.2.6)
-const IN: u32 = 0;
-const OUT: u32 = 1;
+pub(super) const IN: u32 = 0;
+pub(super) const OUT: u32 = 1;
 const FLUSH: u32 = 4;
 const DISCARD: u32 = 11;
 /// Features: flush, several queues, discard.
 const F_FLUSH: u64 = 1 << 9;
 const F_MQ: u64 = 1 << 12;
 const F_DISCARD: u64 = 1 << 13;
-const OK: u8 = 0;
+pub(super) const OK: u8 = 0;
 const IO_ERROR: u8 = 1;
 
 /// Requests at a time on each queue.
@@ -52,10 +52,10 @@ const LARGEST: u32 = 32 << 10;
 /// Where headers, statuses and data lie, behind the rings of [`Queue`].
 const HEADERS: u32 = FREE_MEMORY + 0x10_0000;
 const STATUSES: u32 = HEADERS + 0x1_0000;
-const DATA: u32 = FREE_MEMORY + 0x20_0000;
+pub(super) const DATA: u32 = FREE_MEMORY + 0x20_0000;
 
 /// A driver with two queues of a disk, and many requests at a time.
-struct Disk<'p> {
+pub(super) struct Disk<'p> {
     puppet: &'p Puppet,
     queues: Vec<Queue<'p>>,
 }
@@ -69,7 +69,7 @@ struct Transfer {
 }
 
 impl<'p> Disk<'p> {
-    fn ready(puppet: &'p Puppet) -> Self {
+    pub(super) fn ready(puppet: &'p Puppet) -> Self {
         let device = Device::find(puppet, Kind::Block);
         let offered = device.offered();
         device.negotiate(offered & (F_FLUSH | F_MQ | F_DISCARD));
@@ -128,7 +128,7 @@ impl<'p> Disk<'p> {
         self.puppet.load(STATUSES, u32::try_from(transfers.len()).unwrap())
     }
 
-    fn one(&mut self, kind: u32, sector: u64, len: u32) -> u8 {
+    pub(super) fn one(&mut self, kind: u32, sector: u64, len: u32) -> u8 {
         self.all_at_once(kind, &[Transfer { slot: 0, sector, len }])[0]
     }
 

@@ -156,6 +156,8 @@ pub fn reply(outcome: Outcome) -> Reply {
             let body = Some((ContentType::OpenMetrics, text));
             Reply { body, status: Status::Ok, deprecated: false }
         }
+        // Is asked for again with files, and not answered.
+        Ok(Answer::NeedsFiles(..)) => reply(Err(Refusal::new(Code::HostFailure, "no files"))),
         Ok(Answer::Saved(saved)) => match saved.draft.finish(&saved.state) {
             Ok(()) => {
                 let path = saved.draft.place().state().to_string_lossy().into_owned();

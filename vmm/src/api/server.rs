@@ -26,7 +26,7 @@ use super::routes::{self, For, Target};
 use super::{Api, ApiError};
 use crate::events::{self, Exit};
 use crate::metrics::api::{ApiCounters, Asked};
-use crate::requests::{Code, Command, Message, Outbox, Outcome, Refusal};
+use crate::requests::{Answer, Code, Command, Message, Outbox, Outcome, Refusal, SnapshotOrder};
 use crate::seccomp::Filters;
 use crate::snapshot::Draft;
 use devices::event::chain;
@@ -290,22 +290,6 @@ impl Worker {
                 let is_deprecated = target.is_ok() && routes::is_deprecated(&path, &body);
                 client.asked = Some((asked, is_deprecated));
                 match target {
-                    Ok(Target::Owner(Command::Snapshot(mut order))) => {
-                        // The owner of the machine may make no files.
-                        match Draft::begin(order.place.clone()) {
-                            Ok(draft) => {
-                                order.draft = Some(Arc::new(draft));
-                                let reply = replies.answering(birth);
-                                let command = Box::new(Command::Snapshot(order));
-                                self.outbox.send(Message::Command(command, reply));
-                            }
-                            Err(error) => {
-                                let refusal = Refusal::new(Code::HostFailure, chain(&error));
-                                let reply = routes::reply(Err(refusal));
-                                client.answer(reply, &self.counters, now);
-                            }
-                        }
-                    }
                     Ok(Target::Owner(command)) => {
                         let reply = replies.answering(birth);
                         self.outbox.send(Message::Command(Box::new(command), reply));
@@ -352,6 +336,19 @@ impl Worker {
 
     fn answer(&mut self, birth: u64, outcome: Outcome, now: Instant) {
         let Some(place) = self.place_of(birth) else { return };
+        let outcome = match outcome {
+            Ok(Answer::NeedsFiles(order, disks)) => match Draft::begin(order.place.clone(), &disks)
+            {
+                Ok(draft) => {
+                    let order = SnapshotOrder { draft: Some(Arc::new(draft)), ..order };
+                    let reply = self.replies.clone().answering(birth);
+                    let command = Box::new(Command::Snapshot(order));
+                    return self.outbox.send(Message::Command(command, reply));
+                }
+                Err(error) => Err(Refusal::new(Code::HostFailure, chain(&error))),
+            },
+            outcome => outcome,
+        };
         if let Some(Some(client)) = self.clients.get_mut(place) {
             client.answer(routes::reply(outcome), &self.counters, now);
         }

@@ -7,7 +7,6 @@ use crate::config::Plan;
 use crate::event_loop::SourceId;
 use crate::jail::{Jail, Left};
 use crate::kvm::Flavour;
-use crate::provisions::Provisions;
 use crate::requests::{Code, Outbox, Refusal};
 use crate::signals::Signals;
 use crate::supervisor;
@@ -43,7 +42,7 @@ impl Session {
         is_restored: bool,
     ) -> Result<(), RunError> {
         let Some(door) = &self.jail else { return Ok(()) };
-        around.provisions = Provisions::of(plan, is_restored)?;
+        around.provisions.open_all(plan, is_restored)?;
         // What is asked of the host later must be known before.
         let _ = Flavour::detect();
         // A fork takes only one thread along.

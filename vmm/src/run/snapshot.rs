@@ -5,17 +5,18 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use devices::event::chain;
+use devices::virtio::block::BlockControl;
 use serde_json::json;
 
 use super::{Life, RunError, Session, host};
-use crate::config::{DiskOverlay, DiskPlan, Plan};
+use crate::config::{DiskOverlay, Plan};
 use crate::exit_code::ExitCode;
 use crate::life_cycle::{Phase, PhaseError};
 use crate::memory::file::writer::Writer;
 use crate::memory::file::{self, Layer, Which};
 use crate::requests::{Answer, Code, Outcome, Refusal, RestoreOrder, Saved, SnapshotOrder};
 use crate::snapshot::host::Host;
-use crate::snapshot::record::{LayerRecord, MemoryRecord, Record};
+use crate::snapshot::record::{LayerRecord, MemoryRecord, OverlayRecord, Record};
 use crate::snapshot::{Draft, SnapshotError, Source};
 
 /// The files that a machine's memory is mapped from: what a diff differs from.
@@ -44,19 +45,17 @@ impl Base {
 
 impl Session {
     /// Saves the machine; whoever gets the answer finishes the files.
-    pub(super) fn take_snapshot(&mut self, order: &SnapshotOrder) -> Result<Outcome, RunError> {
-        let Some(draft) = order.draft.clone() else {
-            return Ok(Err(Refusal::new(Code::HostFailure, "snapshot: it has no files")));
-        };
+    pub(super) fn take_snapshot(&mut self, order: SnapshotOrder) -> Result<Outcome, RunError> {
         let runs = self.phase == Phase::Running;
         if runs && !order.may_run {
             let message = "A snapshot needs a machine that is paused: PATCH /vm with state Paused.";
             return Ok(Err(Refusal::new(Code::NotPaused, message)));
         }
-        let disks = self.life.iter().flat_map(|life| &life.plan.disks);
-        if let Some(error) = disks.filter_map(unsavable).next() {
-            return Ok(Err(refusal(&error)));
-        }
+        let Some(draft) = order.draft.clone() else {
+            let disks = self.life.iter().flat_map(|life| &life.plan.disks);
+            let disks = disks.filter(|disk| disk.overlay.is_some()).map(|disk| disk.id.clone());
+            return Ok(Ok(Answer::NeedsFiles(order, disks.collect())));
+        };
         // What can be asked before is.
         let facts = match self.life.as_ref().map(|life| life.surroundings.provisions.kvm()) {
             Some(kvm) => kvm.map_err(SnapshotError::Kvm).and_then(|kvm| Host::of(&kvm)),
@@ -94,14 +93,20 @@ impl Session {
         let Some(Life { plan, machine, base, .. }) = &mut self.life else {
             return Err(SnapshotError::NoBase);
         };
-        // Kept disks belong to the snapshot as much as images that are written do.
-        machine.controls().keep_overlays();
         let state = machine.save(facts)?;
         let under = base.as_ref().map_or(&[][..], |base| &base.layers);
         if which == Which::Changed && !base.as_ref().is_some_and(Base::is_there) {
             return Err(SnapshotError::NoBase);
         }
         let id = draft.id();
+        for (disk, to) in draft.overlays() {
+            let disk_of = machine.controls().disk(disk).map(BlockControl::disk);
+            let saved = disk_of.map_or(Ok(()), |disk| disk.save_overlay(to, id.0));
+            saved.map_err(|source| {
+                let path = draft.overlay_path(disk);
+                SnapshotError::Write { path, source }
+            })?;
+        }
         // Of what a diff can differ from later, the machine's memory must become the file's.
         let is_alone = which == Which::All && !plan.track_dirty;
         let writer = (may_fork && is_alone && file::is_copied_by_fork(plan.backing))
@@ -151,6 +156,14 @@ impl Session {
         for (said, net) in config.nets.iter_mut().zip(&plan.nets) {
             said.mac = Some(net.mac);
         }
+        // Where one goes on, each disk begins with what is saved of it, and writes elsewhere.
+        for said in config.disks.iter_mut().filter(|said| said.overlay.is_some()) {
+            said.overlay = Some(DiskOverlay::ThrownAway);
+        }
+        let name = |disk: &String| OverlayRecord {
+            disk: disk.clone(),
+            file: draft.overlay_path(disk).file_name().unwrap_or_default().into(),
+        };
         let created = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
         let bytes = machine.memory_bytes();
         let record = Record {
@@ -166,6 +179,7 @@ impl Session {
             vm: state.vm,
             vcpus: state.vcpus,
             devices: state.devices,
+            overlays: draft.overlays().iter().map(|(disk, _)| name(disk)).collect(),
         };
         Ok((record.encode(), writer))
     }
@@ -242,16 +256,6 @@ fn make_absolute(path: &mut PathBuf) {
     if let Ok(whole) = std::path::absolute(&path) {
         *path = whole;
     }
-}
-
-/// A machine that goes on would miss what was written to a disk that nobody else has.
-fn unsavable(disk: &DiskPlan) -> Option<SnapshotError> {
-    let what = || {
-        let id = &disk.id;
-        format!("disk {id} has an overlay that is thrown away: keep it by overlay=FILE")
-    };
-    let is_thrown_away = disk.overlay == Some(DiskOverlay::ThrownAway);
-    is_thrown_away.then(|| SnapshotError::Override { what: what() })
 }
 
 pub(super) fn refusal(error: &SnapshotError) -> Refusal {

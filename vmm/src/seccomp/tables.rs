@@ -106,6 +106,7 @@ mod request {
     pub(super) const BLKSSZGET: u32 = 0x1268;
     pub(super) const BLKPBSZGET: u32 = 0x127b;
     pub(super) const BLKDISCARD: u32 = 0x1277;
+    pub(super) const FICLONERANGE: u32 = 0x4020_940d;
     pub(super) const TUNSETOFFLOAD: u32 = 0x4004_54d0;
     pub(super) const TUNSETQUEUE: u32 = 0x4004_54d9;
     pub(super) const KVM_GET_API_VERSION: u32 = 0xae00;
@@ -313,6 +314,8 @@ pub const ROWS: &[Row] = &[
     row(MAIN, libc::SYS_close_range, is!(2, 0)).when(Case::Rebuild),
     row(MAIN, libc::SYS_wait4, &[(2, Is::Int(libc::WNOHANG.cast_unsigned())), (3, Is::Long(0))])
         .when(Case::Rebuild),
+    // An overlay's blocks are shared with the snapshot where they can be.
+    ioctl(MAIN, is!(1, request::FICLONERANGE)).when(Case::Rebuild),
     row(API, libc::SYS_openat, NEW_FILE),
     row(API, libc::SYS_openat, is!(2, libc::O_RDONLY | libc::O_CLOEXEC)),
     // What a snapshot that was never finished has left is looked for.

@@ -19,6 +19,8 @@ use super::{STATE, SnapshotError};
 
 /// What a memory file's name begins with, before its id.
 const MEMORY: &str = "memory-";
+/// What the name of a disk's overlay begins with, before the disk's id and the snapshot's.
+const OVERLAY: &str = "overlay-";
 /// What names begin with until all is done.
 const UNDONE: &str = ".undone-";
 
@@ -54,6 +56,8 @@ pub struct Draft {
     place: Place,
     state: File,
     memory: Arc<File>,
+    /// With the ids of the disks.
+    overlays: Vec<(String, File)>,
     is_done: AtomicBool,
 }
 
@@ -65,11 +69,11 @@ impl PartialEq for Draft {
 }
 
 impl Draft {
-    /// Makes the files.
+    /// Makes the files, also one for each of these disks.
     ///
     /// # Errors
     /// [`SnapshotError::Create`].
-    pub fn begin(place: Place) -> Result<Self, SnapshotError> {
+    pub fn begin(place: Place, disks: &[String]) -> Result<Self, SnapshotError> {
         let mut id = Id::default();
         let random = File::open("/dev/urandom").and_then(|mut file| file.read_exact(&mut id.0));
         random.map_err(|source| SnapshotError::Create { path: "/dev/urandom".into(), source })?;
@@ -78,7 +82,13 @@ impl Draft {
         let memory = create(&undone(&memory_of(&place, id), id)).inspect_err(|_| {
             let _ = fs::remove_file(undone(&place.state(), id));
         })?;
-        Ok(Self { id, place, state, memory: Arc::new(memory), is_done: AtomicBool::new(false) })
+        let (memory, is_done) = (Arc::new(memory), AtomicBool::new(false));
+        let mut draft = Self { id, place, state, memory, overlays: Vec::new(), is_done };
+        for disk in disks {
+            let file = create(&undone(&draft.overlay_path(disk), id))?;
+            draft.overlays.push((disk.clone(), file));
+        }
+        Ok(draft)
     }
 
     /// The snapshot's id.
@@ -111,7 +121,25 @@ impl Draft {
         memory_of(&self.place, self.id)
     }
 
-    /// Writes the state, and makes both files what they are to be.
+    /// Where overlays go, with the ids of their disks.
+    #[must_use]
+    pub fn overlays(&self) -> &[(String, File)] {
+        &self.overlays
+    }
+
+    /// Where the overlay of a disk will be.
+    #[must_use]
+    pub fn overlay_path(&self, disk: &str) -> PathBuf {
+        match &self.place {
+            Place::Directory(directory) => directory.join(format!("{OVERLAY}{disk}-{}", self.id)),
+            Place::Files { state, .. } => {
+                let name = state.file_name().unwrap_or_default().to_string_lossy();
+                state.with_file_name(format!("{name}.{OVERLAY}{disk}"))
+            }
+        }
+    }
+
+    /// Writes the state, and makes all files what they are to be.
     ///
     /// # Errors
     /// [`SnapshotError::Write`].
@@ -122,6 +150,11 @@ impl Draft {
             move |source| SnapshotError::Write { path, source }
         };
         (&self.state).write_all(state).map_err(failed(&path))?;
+        for (disk, file) in &self.overlays {
+            let path = self.overlay_path(disk);
+            let moved = file.sync_all().and_then(|()| fs::rename(undone(&path, self.id), &path));
+            moved.map_err(failed(&path))?;
+        }
         self.memory.sync_all().map_err(failed(&memory))?;
         self.state.sync_all().map_err(failed(&path))?;
         fs::rename(undone(&memory, self.id), &memory).map_err(failed(&memory))?;
@@ -131,7 +164,7 @@ impl Draft {
         sync_directory(&path).map_err(failed(&path))?;
         if let Place::Directory(directory) = &self.place {
             let own = own_files(directory);
-            remove_free(directory, |name| is_memory(name) && !own.contains(&name.into()));
+            remove_free(directory, |name| is_part(name) && !own.contains(&name.into()));
         }
         Ok(())
     }
@@ -140,7 +173,8 @@ impl Draft {
 impl Drop for Draft {
     fn drop(&mut self) {
         if !self.is_done.load(Ordering::Acquire) {
-            for path in [self.place.state(), self.memory_path()] {
+            let overlays = self.overlays.iter().map(|(disk, _)| self.overlay_path(disk));
+            for path in [self.place.state(), self.memory_path()].into_iter().chain(overlays) {
                 let _ = fs::remove_file(undone(&path, self.id));
             }
         }
@@ -177,8 +211,12 @@ fn remove_left(place: &Place) {
             for path in [state, memory] {
                 let name = path.file_name().unwrap_or_default().to_string_lossy();
                 let is_meant = |found: &str| {
-                    let id = found.strip_prefix(UNDONE).and_then(|it| it.strip_suffix(&*name));
-                    id.and_then(|id| id.strip_suffix('-')).is_some_and(|id| Id::parse(id).is_some())
+                    let parts = found.strip_prefix(UNDONE).and_then(|it| it.split_once('-'));
+                    let (id, rest) = parts.unwrap_or_default();
+                    let more = rest.strip_prefix(&*name).map(|more| more.strip_prefix('.'));
+                    Id::parse(id).is_some()
+                        && (rest == name
+                            || more.flatten().is_some_and(|it| it.starts_with(OVERLAY)))
                 };
                 remove_free(directory_of(path), is_meant);
             }
@@ -186,16 +224,19 @@ fn remove_left(place: &Place) {
     }
 }
 
-/// The memory files that the snapshot in `directory` has there.
+/// The files of memory and of disks that the snapshot in `directory` has there.
 fn own_files(directory: &Path) -> Vec<PathBuf> {
     let state = fs::read(directory.join(STATE)).ok().and_then(|it| Record::decode(&it).ok());
-    let layers = state.into_iter().flat_map(|state| state.memory.layers);
-    layers.map(|layer| layer.file).collect()
+    let Some(Record { memory, overlays, .. }) = state else { return Vec::new() };
+    let overlays = overlays.into_iter().map(|overlay| overlay.file);
+    memory.layers.into_iter().map(|layer| layer.file).chain(overlays).collect()
 }
 
-/// Whether a file is called as the memory of some snapshot.
-fn is_memory(name: &str) -> bool {
-    name.strip_prefix(MEMORY).is_some_and(|id| Id::parse(id).is_some())
+/// Whether a file is called as the memory of some snapshot, or what it has of a disk.
+fn is_part(name: &str) -> bool {
+    let overlay = name.strip_prefix(OVERLAY).and_then(|rest| rest.rsplit_once('-'));
+    let id = name.strip_prefix(MEMORY).or_else(|| overlay.map(|(_, id)| id));
+    id.is_some_and(|id| Id::parse(id).is_some())
 }
 
 /// Removes the files of `directory` that are called so and that nobody is writing at.

@@ -36,6 +36,7 @@ fn json(record: &Record) -> Value {
         "meta": record.meta,
         "config": record.config,
         "memory": { "bytes": record.memory.bytes, "layers": layers.collect::<Vec<_>>() },
+        "overlays": record.overlays,
         "vcpus": vcpus.collect::<Vec<_>>(),
         "devices": record.devices.iter().map(|(id, state)| (id.clone(), json!(state))).collect::<Value>(),
     })
@@ -64,6 +65,9 @@ fn text(record: &Record) -> String {
             None => "all pages".to_owned(),
         };
         line("", format!("{} ({pages})", word(at(layer, "file"))));
+    }
+    for overlay in &record.overlays {
+        line("overlay", format!("{} {}", overlay.disk, overlay.file.display()));
     }
     for (index, vcpu) in record.vcpus.iter().enumerate() {
         let sizes: Vec<_> = vcpu.sizes().map(|(name, len)| format!("{name} {len}")).collect();

@@ -80,6 +80,12 @@ pub enum SnapshotError {
         #[source]
         source: FileError,
     },
+    /// What a disk had over its image is not there.
+    #[error("snapshot: {path:?} is not the overlay of this snapshot's disk")]
+    Overlay {
+        /// The file.
+        path: PathBuf,
+    },
     /// Its configuration is none of this version.
     #[error("snapshot: its configuration")]
     Config(#[source] crate::config::FileError),

@@ -20,7 +20,8 @@ const PAGES: &str = "pages";
 const VM: &str = "vm";
 const VCPU: &str = "vcpu";
 const DEVICE: &str = "device";
-const KINDS: [&str; 7] = [CONFIG, META, MEMORY, PAGES, VM, VCPU, DEVICE];
+const OVERLAYS: &str = "overlays";
+const KINDS: [&str; 8] = [CONFIG, META, MEMORY, PAGES, VM, VCPU, DEVICE, OVERLAYS];
 /// The newest version of a section that is read.
 const VERSION: u16 = 1;
 
@@ -63,6 +64,8 @@ pub struct Record {
     pub vcpus: Vec<Pieces>,
     /// Each device by its name.
     pub devices: Vec<(String, State)>,
+    /// The files of disks with overlays.
+    pub overlays: Vec<OverlayRecord>,
 }
 
 /// What memory consists of.
@@ -72,6 +75,15 @@ pub struct MemoryRecord {
     pub bytes: u64,
     /// The files, the whole one first.
     pub layers: Vec<LayerRecord>,
+}
+
+/// What a disk has over its image.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OverlayRecord {
+    /// The disk's id.
+    pub disk: String,
+    /// The file, beside the state.
+    pub file: PathBuf,
 }
 
 /// A file with some of the memory.
@@ -111,6 +123,10 @@ impl Record {
         for (id, state) in &self.devices {
             let bytes = serde_json::to_vec(state).unwrap_or_default();
             sections.push(Section::new(format!("{DEVICE} {id}"), bytes));
+        }
+        if !self.overlays.is_empty() {
+            let bytes = serde_json::to_vec(&self.overlays).unwrap_or_default();
+            sections.push(Section::new(OVERLAYS, bytes));
         }
         Container { id: self.id, sections }.encode()
     }
@@ -162,6 +178,10 @@ impl Record {
                 .and_then(|bytes| Pieces::decode("the machine", bytes))
                 .ok_or_else(|| wrong(VM))?,
             vcpus,
+            overlays: match from.find(OVERLAYS) {
+                Some(_) => parse(&from, OVERLAYS)?,
+                None => Vec::new(),
+            },
             devices: from.all(DEVICE).map(device).collect::<Result<_, RecordError>>()?,
             memory,
         })

@@ -2,10 +2,13 @@
 
 use std::fs::File;
 use std::io::Read;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::record::{LayerRecord, Record};
+use devices::backend::disk::SavedOverlay;
+
+use super::container::Id;
+use super::record::{LayerRecord, OverlayRecord, Record};
 use super::{STATE, SnapshotError, overrides};
 use crate::config::{RestoreConfig, VmConfig};
 use crate::memory::file::{self, Layer};
@@ -22,6 +25,8 @@ pub struct Source {
     pub record: Record,
     /// Its memory, the whole file first; none where another process provides it.
     pub layers: Vec<Layer>,
+    /// What its disks have over their images, by id.
+    pub overlays: Vec<(String, SavedOverlay)>,
 }
 
 impl Source {
@@ -49,7 +54,12 @@ impl Source {
                 layers.push(open_layer(layer, record.memory.bytes)?);
             }
         }
-        Ok(Self { order, record, layers })
+        let open = |it: &OverlayRecord| {
+            let path = directory.join(&it.file);
+            open_overlay(path, record.id).map(|overlay| (it.disk.clone(), overlay))
+        };
+        let overlays = record.overlays.iter().map(open).collect::<Result<_, _>>()?;
+        Ok(Self { order, record, layers, overlays })
     }
 
     /// The machine's configuration, with what `over` says of its host's resources.
@@ -75,11 +85,22 @@ pub fn read_record(path: &Path) -> Result<Record, SnapshotError> {
     Record::decode(&bytes).map_err(|source| SnapshotError::Record { path: path.to_owned(), source })
 }
 
+fn open_overlay(path: PathBuf, id: Id) -> Result<SavedOverlay, SnapshotError> {
+    let failed = |source| SnapshotError::Read { path: path.clone(), source };
+    let file = Arc::new(File::open(&path).map_err(failed)?);
+    let overlay = SavedOverlay { path: path.clone(), file };
+    // One that is too short is none either.
+    match overlay.snapshot() {
+        Ok(found) if found == id.0 => Ok(overlay),
+        _ => Err(SnapshotError::Overlay { path }),
+    }
+}
+
 fn open_layer(layer: &LayerRecord, ram: u64) -> Result<Layer, SnapshotError> {
     let path = &layer.file;
     let file =
         File::open(path).map_err(|source| SnapshotError::Read { path: path.clone(), source })?;
-    let id = super::container::Id::parse(&layer.id).unwrap_or_default();
+    let id = Id::parse(&layer.id).unwrap_or_default();
     file::check(&file, ram, id.0)
         .map_err(|source| SnapshotError::Memory { path: path.clone(), source })?;
     Ok(Layer { file: Arc::new(file), pages: layer.pages.clone() })

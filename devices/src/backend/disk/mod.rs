@@ -20,7 +20,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 pub use error::DiskError;
-pub use overlay::OverlayError;
+pub use overlay::{OverlayError, SavedOverlay};
 
 use overlay::Overlay;
 
@@ -97,16 +97,21 @@ impl Disk {
     }
 
     /// The image at `path` as a disk that can be written, although the file stays as it is: what is written goes to
-    /// the file `kept`, which is made if it is not there, or to one that is gone with the last copy of this disk.
+    /// the file `kept`, which is made if it is not there, or to one that is gone with the last copy of this disk. The disk
+    /// begins with what `saved` has over the image.
     ///
     /// # Errors
     /// As [`Self::open`].
-    pub fn open_overlaid(path: &Path, kept: Option<&Path>) -> Result<Self, DiskError> {
+    pub fn open_overlaid(
+        path: &Path,
+        kept: Option<&Path>,
+        saved: Option<&SavedOverlay>,
+    ) -> Result<Self, DiskError> {
         let base = Self::open(path, DiskOptions { read_only: true, direct: false })?;
         let size = base.sectors * SECTOR;
         let overlay = match kept {
-            Some(kept) => Overlay::kept(path, &base.file, size, kept)?,
-            None => Overlay::throw_away(path, &base.file, size)?,
+            Some(kept) => Overlay::kept(path, &base.file, size, kept, saved)?,
+            None => Overlay::throw_away(path, &base.file, size, saved)?,
         };
         Ok(Self { overlay: Some(Arc::new(overlay)), ..base })
     }
@@ -179,6 +184,15 @@ impl Disk {
     /// The host's; what was not flushed before may be lost then.
     pub fn keep_overlay(&self) -> std::io::Result<()> {
         self.overlay.as_ref().map_or(Ok(()), |overlay| overlay.flush())
+    }
+
+    /// Writes what lies over the image to the empty file `to`, for the snapshot `id`; nothing when it has no overlay.
+    /// Nobody writes to the disk meanwhile.
+    ///
+    /// # Errors
+    /// The host's.
+    pub fn save_overlay(&self, to: &File, id: [u8; 16]) -> std::io::Result<()> {
+        self.overlay.as_ref().map_or(Ok(()), |overlay| overlay.copy_to(to, id))
     }
 
     /// The path it was opened at.

@@ -18,6 +18,8 @@ const BLKSSZGET: libc::c_ulong = 0x1268;
 const BLKPBSZGET: libc::c_ulong = 0x127b;
 /// `_IO(0x12, 119)`: discards the range `[start, len]` of bytes.
 const BLKDISCARD: libc::c_ulong = 0x1277;
+/// `_IOW(0x94, 13, struct file_clone_range)`: blocks of one file become those of another.
+const FICLONERANGE: libc::c_ulong = 0x4020_940d;
 
 /// Size of a block device in bytes.
 pub(super) fn device_size(device: &File) -> io::Result<u64> {
@@ -48,6 +50,14 @@ pub(super) fn device_discard(device: &File, offset: u64, len: u64) -> io::Result
     let range = [offset, len];
     // SAFETY: BLKDISCARD reads two u64, which `range` is.
     check(unsafe { ioctl_with_ref(device, BLKDISCARD, &range) })
+}
+
+/// Has `to` share `len` bytes of `from`, from `start` on, as its own from `at` on. All are multiples of a block.
+pub(super) fn share(from: &File, start: u64, len: u64, to: &File, at: u64) -> io::Result<()> {
+    let descriptor = u64::try_from(from.as_raw_fd()).map_err(|_| einval())?;
+    let range = [descriptor, start, len, at];
+    // SAFETY: FICLONERANGE reads four u64, which `range` is.
+    check(unsafe { ioctl_with_ref(to, FICLONERANGE, &range) })
 }
 
 /// fallocate(2) with `mode`.

@@ -44,7 +44,7 @@ impl Files {
         image.set_len(CLUSTERS * CLUSTER).expect("a file in memory");
         let path = |file: &File| PathBuf::from(format!("/proc/self/fd/{}", file.as_raw_fd()));
         let paths = [path(&image), path(&overlay)];
-        drop(Disk::open_overlaid(&paths[0], Some(&paths[1])).expect("a new overlay"));
+        drop(Disk::open_overlaid(&paths[0], Some(&paths[1]), None).expect("a new overlay"));
         let mut fresh = vec![0; DATA as usize];
         overlay.read_exact_at(&mut fresh, 0).expect("what was made");
         Self { overlay, _image: image, paths, fresh }
@@ -72,7 +72,7 @@ fn try_overlay(files: &Files, input: &mut Bytes<'_>) {
     files.overlay.write_all_at(&bytes, 0).expect("a file in memory");
     let len = DATA + u64::from(data) * CLUSTER + u64::from(input.u8());
     files.overlay.set_len(if input.one_in(8) { input.u16().into() } else { len }).expect("so long");
-    let disk = match Disk::open_overlaid(&files.paths[0], Some(&files.paths[1])) {
+    let disk = match Disk::open_overlaid(&files.paths[0], Some(&files.paths[1]), None) {
         Ok(disk) => Arc::new(disk),
         Err(error) => {
             let line = devices::event::chain(&error);

@@ -2,7 +2,6 @@
 
 use std::fs;
 
-use harness::api::Api;
 use harness::puppet::Puppet;
 use harness::{Need, Scratch, Vmm};
 use libtest_mimic::Trial;
@@ -11,34 +10,11 @@ use super::{copy_of, kill, parent, save};
 use crate::suite::trial;
 
 pub fn tests() -> Vec<Trial> {
-    let own: [(&str, fn()); 3] = [
+    let own: [(&str, fn()); 2] = [
         ("files_that_are_none", files_that_are_none),
         ("what_the_guest_has_seen_stays", what_the_guest_has_seen_stays),
-        ("a_disk_that_nobody_else_has", a_disk_that_nobody_else_has),
     ];
     own.map(|(name, test)| trial(format!("bare::snapshot::{name}"), &[Need::Kvm], test)).into()
-}
-
-/// What was written to an overlay without a file would be missing in a copy; one with a file can be copied.
-fn a_disk_that_nobody_else_has() {
-    let scratch = Scratch::new();
-    let image = scratch.sparse_file("image", 1 << 20);
-    let puppet = Puppet::start(parent(&scratch).disk(&image, ",id=data,snapshot=overlay"));
-    let _ = Api::at(&scratch.join("api.sock"));
-    let ctl = Vmm::new().arg("ctl").arg(scratch.join("api.sock")).arg("snapshot");
-    let end = ctl.arg(scratch.join("saved")).run();
-    assert_ne!(end.code, Some(0));
-    end.expect_one_line(&["disk data has an overlay that is thrown away", "overlay=FILE"]);
-    puppet.finish();
-
-    let (kept, copied) = (scratch.join("kept"), scratch.join("copied"));
-    let overlay = |path: &std::path::Path| format!(",id=data,overlay={}", path.display());
-    let puppet = Puppet::start(parent(&scratch).disk(&image, &overlay(&kept)));
-    let saved = save(&scratch, &["saved"]);
-    fs::copy(&kept, &copied).unwrap();
-    let copy = Puppet::go_on(copy_of(&saved).disk(&image, &overlay(&copied)));
-    copy.finish();
-    puppet.finish();
 }
 
 fn files_that_are_none() {

@@ -61,6 +61,19 @@ fn a_section_that_is_missing_or_wrong_is_named() {
 }
 
 #[test]
+fn overlays_are_there_where_disks_have_some() {
+    let said = br#"[{"disk":"data","file":"overlay-data"}]"#;
+    let none = Record::decode(FIRST).unwrap();
+    assert!(none.overlays.is_empty());
+    let some = changed(|it| it.sections.push(Section::new("overlays", said.to_vec()))).unwrap();
+    let expected = OverlayRecord { disk: "data".to_owned(), file: "overlay-data".into() };
+    assert_eq!(some.overlays, [expected]);
+    assert_eq!(Record::decode(&some.encode()).unwrap(), some);
+    let wrong = changed(|it| it.sections.push(Section::new("overlays", b"{}".to_vec())));
+    assert!(wrong.unwrap_err().contains("overlays"));
+}
+
+#[test]
 fn layers_must_make_a_whole() {
     let with = |layers: Value, pages: &[(&str, Vec<u64>)]| {
         changed(|it| {

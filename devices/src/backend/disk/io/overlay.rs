@@ -57,6 +57,9 @@ impl OverlayIo {
             Place::Data(at) => {
                 self.iovecs.read_at(self.overlay.file.as_fd(), at, &to, start, len)?
             }
+            Place::Under(at) => {
+                self.iovecs.read_at(self.overlay.file_under()?.as_fd(), at, &to, start, len)?
+            }
             Place::Zeroes => {
                 let piece = ZEROES.get(..len.min(ZEROES.len())).unwrap_or_default();
                 to.write_at(start, piece).map_err(io::Error::other)?
@@ -125,8 +128,10 @@ impl OverlayIo {
         let (place, run) = overlay.run(&mut map, offset, count * size)?;
         match place {
             Place::Data(at) => overlay.clear_data(at, run)?,
-            Place::Base if must_be_zero => overlay.make_zero(&mut map, cluster, run / size)?,
-            Place::Base | Place::Zeroes => {}
+            Place::Base | Place::Under(_) if must_be_zero => {
+                overlay.make_zero(&mut map, cluster, run / size)?;
+            }
+            Place::Base | Place::Under(_) | Place::Zeroes => {}
         }
         Ok(run)
     }
@@ -156,6 +161,7 @@ fn patch_cluster(
             let whole = buffer.get_mut(..end).unwrap_or_default();
             disk.file.read_exact_at(whole, cluster * size)?;
         }
+        Place::Under(at) => overlay.file_under()?.read_exact_at(buffer, at)?,
         // Only what is patched is written.
         Place::Data(_) => {}
     }

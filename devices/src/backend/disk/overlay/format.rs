@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!      0  header, 4096 bytes: magic, version, cluster bits (32 bits each), size of the disk in bytes, fingerprint of the
-//!         base, CRC-64 of what was before (64 bits each); the rest is zero
+//!         base, CRC-64 of what was before (64 bits each), the snapshot that it is a part of (128 bits); the rest is zero
 //!   4096  table: 32 bits for each cluster of the disk
 //!         0: as in the base, 1: all zeroes, n: data cluster n - 2
 //!      .  data clusters, from the next multiple of a cluster on
@@ -34,6 +34,8 @@ const MAGIC: [u8; 8] = *b"vmm-ovl\n";
 const VERSION: u32 = 1;
 /// Where the checksum is.
 const CHECKSUM: usize = 32;
+/// Where the snapshot's id is; zero in an overlay of nobody's.
+pub(super) const SNAPSHOT: u64 = 40;
 const SMALLEST_BITS: u32 = 16;
 const LARGEST_BITS: u32 = 24;
 const MOST_CLUSTERS: u64 = 1 << 24;

@@ -5,8 +5,12 @@
 //! loses power, what was flushed is there, and nothing names what was not written. Clusters are given out from the
 //! start of the file to its end; one that is not needed any more keeps its place and gives its space back.
 //!
+//! What a snapshot holds of a disk is such a file too. A machine that goes on from it has a new overlay over that one, which
+//! is only read, and which any number of machines can have.
+//!
 //! This knows where bytes are; moving them is [`super::io`]'s.
 
+mod copy;
 mod format;
 mod table;
 
@@ -14,7 +18,7 @@ use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::{DiskError, lock, sys};
 use format::{AS_BASE, Header, ZEROES};
@@ -49,6 +53,9 @@ pub enum OverlayError {
     /// The image is another one, or was changed.
     #[error("it belongs to another image, or the image was changed since")]
     OtherBase,
+    /// It is to begin with what a snapshot has, and has something already.
+    #[error("it is there already; a machine that goes on from a snapshot needs a new file")]
+    NotNew,
     /// A disk beyond what the table can hold.
     #[error("a disk of {size} bytes is too large for one")]
     TooLarge {
@@ -66,15 +73,60 @@ pub(super) enum Place {
     Zeroes,
     /// In the overlay's file at this position.
     Data(u64),
+    /// In the file of the overlay under this one.
+    Under(u64),
+}
+
+impl Place {
+    /// The place of what is `bytes` further on.
+    fn plus(self, bytes: u64) -> Self {
+        match self {
+            Self::Data(at) => Self::Data(at + bytes),
+            Self::Under(at) => Self::Under(at + bytes),
+            other => other,
+        }
+    }
+}
+
+/// What a snapshot holds of a disk.
+#[derive(Debug, Clone)]
+pub struct SavedOverlay {
+    /// Where it is.
+    pub path: PathBuf,
+    /// Open for reading.
+    pub file: Arc<File>,
+}
+
+impl SavedOverlay {
+    /// The snapshot that it is a part of; zero if of none.
+    ///
+    /// # Errors
+    /// The host's, and a file that is too short.
+    pub fn snapshot(&self) -> io::Result<[u8; 16]> {
+        let mut id = [0; 16];
+        self.file.read_exact_at(&mut id, format::SNAPSHOT).map(|()| id)
+    }
+
+    /// Makes a copy of one a part of the snapshot `id`.
+    ///
+    /// # Errors
+    /// The host's.
+    pub fn belong_to(copy: &File, id: [u8; 16]) -> io::Result<()> {
+        copy.write_all_at(&id, format::SNAPSHOT)
+    }
 }
 
 /// An overlay. Shared by the engines of a disk's queues.
 #[derive(Debug)]
 pub(super) struct Overlay {
-    pub(super) file: File,
+    pub(super) file: Arc<File>,
     header: Header,
-    /// Where it is kept.
-    path: Option<PathBuf>,
+    /// Where it is kept, if it is.
+    kept: Option<PathBuf>,
+    /// The file has a table.
+    has_table: bool,
+    /// Where what is not here may be, before it is the image's. Its file is only read.
+    under: Option<Box<Self>>,
     map: Mutex<Map>,
 }
 
@@ -88,7 +140,12 @@ pub(super) struct Map {
 
 impl Overlay {
     /// A new one for the image at `path`, thrown away at the end: a file without a name, where the image is.
-    pub(super) fn throw_away(path: &Path, base: &File, size: u64) -> Result<Self, DiskError> {
+    pub(super) fn throw_away(
+        path: &Path,
+        base: &File,
+        size: u64,
+        saved: Option<&SavedOverlay>,
+    ) -> Result<Self, DiskError> {
         let header = header(path, base, size)?;
         let directory = match path.parent() {
             Some(parent) if !parent.as_os_str().is_empty() => parent,
@@ -96,15 +153,20 @@ impl Overlay {
         };
         let file = nameless(path, directory)
             .map_err(|source| DiskError::OverlayPlace { path: directory.to_owned(), source })?;
-        Ok(Self::at_start(file, header, None))
+        let under = saved.map(|saved| Self::saved(saved, header)).transpose()?.map(Box::new);
+        let mut overlay = Self::at_start(file.into(), header);
+        overlay.under = under;
+        Ok(overlay)
     }
 
-    /// The one at `kept`, which is made if it is not there, for the image at `path`.
+    /// The one at `kept`, which is made if it is not there, for the image at `path`. With `saved` it must be new, and
+    /// begins with a copy of that.
     pub(super) fn kept(
         path: &Path,
         base: &File,
         size: u64,
         kept: &Path,
+        saved: Option<&SavedOverlay>,
     ) -> Result<Self, DiskError> {
         let expected = header(path, base, size)?;
         let mut options = OpenOptions::new();
@@ -114,33 +176,60 @@ impl Overlay {
         super::kind_of(kept, &file.metadata().map_err(DiskError::io(kept, "inspect it"))?)?;
         lock(kept, &file, true)?;
         let len = file.metadata().map_err(DiskError::io(kept, "inspect it"))?.len();
-        if len == 0 {
+        if let Some(saved) = saved {
+            if len != 0 {
+                return Err(DiskError::Overlay { path: kept.into(), source: OverlayError::NotNew });
+            }
+            let copied = Self::saved(saved, expected)?.copy_to(&file, [0; 16]);
+            copied.and_then(|()| file.sync_all()).map_err(DiskError::io(kept, "write it"))?;
+        } else if len == 0 {
             let made = file
                 .write_all_at(&expected.to_bytes(), 0)
                 .and_then(|()| file.set_len(expected.data(0)))
                 .and_then(|()| file.sync_all());
             made.map_err(DiskError::io(kept, "write it"))?;
         }
-        let unfit = |source| DiskError::Overlay { path: kept.to_owned(), source };
+        let mut overlay = Self::with_table(kept, file.into(), expected)?;
+        overlay.kept = Some(kept.to_owned());
+        Ok(overlay)
+    }
+
+    /// That of a snapshot.
+    fn saved(saved: &SavedOverlay, expected: Header) -> Result<Self, DiskError> {
+        Self::with_table(&saved.path, saved.file.clone(), expected)
+    }
+
+    /// The one in a file at `path`, which must have this header.
+    fn with_table(path: &Path, file: Arc<File>, expected: Header) -> Result<Self, DiskError> {
+        let unfit = |source| DiskError::Overlay { path: path.to_owned(), source };
+        let len = file.metadata().map_err(DiskError::io(path, "inspect it"))?.len();
         let mut bytes = [0; 40];
         file.read_exact_at(&mut bytes, 0).map_err(|_| unfit(OverlayError::NotOne))?;
         let header = Header::read(&bytes).map_err(unfit)?;
-        if header.size != size {
-            return Err(unfit(OverlayError::Size { overlay: header.size, image: size }));
+        if header.size != expected.size {
+            let (overlay, image) = (header.size, expected.size);
+            return Err(unfit(OverlayError::Size { overlay, image }));
         }
         if header != expected {
             return Err(unfit(OverlayError::OtherBase));
         }
-        let mut overlay = Self::at_start(file, header, Some(kept.to_owned()));
+        let mut overlay = Self::at_start(file, header);
+        overlay.has_table = true;
         // What was given out and never named is not given out again; nobody knows how much of it there is.
         let behind_table = len.saturating_sub(header.data(0));
         overlay.map_mut().used = behind_table.div_ceil(header.cluster());
         Ok(overlay)
     }
 
-    fn at_start(file: File, header: Header, path: Option<PathBuf>) -> Self {
+    fn at_start(file: Arc<File>, header: Header) -> Self {
         let map = Mutex::new(Map { table: Table::new(header.clusters()), used: 0 });
-        Self { file, header, path, map }
+        Self { file, header, kept: None, has_table: false, under: None, map }
+    }
+
+    /// The file of the overlay under this one.
+    pub(super) fn file_under(&self) -> io::Result<&File> {
+        let under = self.under.as_ref().ok_or(io::ErrorKind::NotFound)?;
+        Ok(&under.file)
     }
 
     /// Bytes of a cluster.
@@ -161,19 +250,9 @@ impl Overlay {
     pub(super) fn run(&self, map: &mut Map, offset: u64, len: u64) -> io::Result<(Place, u64)> {
         let size = self.cluster();
         let first = offset / size;
-        let place = match self.place(map, first)? {
-            Place::Data(start) => Place::Data(start + offset % size),
-            other => other,
-        };
+        let place = self.place(map, first)?.plus(offset % size);
         let mut run = size - offset % size;
-        while run < len {
-            let goes_on = match place {
-                Place::Data(start) => Place::Data(start + run),
-                other => other,
-            };
-            if self.place(map, (offset + run) / size)? != goes_on {
-                break;
-            }
+        while run < len && self.place(map, (offset + run) / size)? == place.plus(run) {
             run += size;
         }
         Ok((place, run.min(len)))
@@ -181,15 +260,19 @@ impl Overlay {
 
     fn place(&self, map: &mut Map, cluster: u64) -> io::Result<Place> {
         let Map { table, used } = map;
-        let entry = table.get(cluster, |page, bytes| match self.path {
-            Some(_) => self.file.read_exact_at(bytes, Header::table_page(page)),
+        let entry = table.get(cluster, |page, bytes| match self.has_table {
+            true => self.file.read_exact_at(bytes, Header::table_page(page)),
             // The file has only data.
-            None => Ok(()),
+            false => Ok(()),
         })?;
-        match entry {
-            AS_BASE => Ok(Place::Base),
-            ZEROES => Ok(Place::Zeroes),
-            entry => {
+        match (entry, &self.under) {
+            (AS_BASE, None) => Ok(Place::Base),
+            (AS_BASE, Some(under)) => match under.place(&mut under.map(), cluster)? {
+                Place::Data(at) => Ok(Place::Under(at)),
+                other => Ok(other),
+            },
+            (ZEROES, _) => Ok(Place::Zeroes),
+            (entry, _) => {
                 let number = format::data_cluster(entry).filter(|number| number < used);
                 let damaged = || io::Error::other("the overlay's table names what is not there");
                 Ok(Place::Data(self.header.data(number.ok_or_else(damaged)?)))
@@ -217,7 +300,7 @@ impl Overlay {
         Ok(())
     }
 
-    /// `count` clusters from `cluster` on, which are as in the image, are all zeroes from now on.
+    /// `count` clusters from `cluster` on, which have no data here, are all zeroes from now on.
     pub(super) fn make_zero(&self, map: &mut Map, cluster: u64, count: u64) -> io::Result<()> {
         for cluster in cluster..cluster + count {
             self.make_room(map, cluster)?;
@@ -240,7 +323,7 @@ impl Overlay {
     }
 
     fn make_room(&self, map: &mut Map, cluster: u64) -> io::Result<()> {
-        if self.path.is_none() {
+        if self.kept.is_none() {
             return Ok(());
         }
         map.table.make_room(cluster, |page, bytes| self.write_table(page, bytes))
@@ -252,7 +335,7 @@ impl Overlay {
 
     /// Makes everything that was written so far durable. What will be thrown away need not be.
     pub(super) fn flush(&self) -> io::Result<()> {
-        if self.path.is_none() {
+        if self.kept.is_none() {
             return Ok(());
         }
         let mut map = self.map();
@@ -270,7 +353,7 @@ impl Overlay {
 impl Drop for Overlay {
     fn drop(&mut self) {
         if let Err(error) = self.flush() {
-            log::error!("overlay {:?}: what was not flushed is lost: {error}", self.path);
+            log::error!("overlay {:?}: what was not flushed is lost: {error}", self.kept);
         }
     }
 }

@@ -102,6 +102,11 @@ impl Table {
         place.as_deref_mut().ok_or_else(|| io::ErrorKind::NotFound.into())
     }
 
+    /// Whether anybody has asked for an entry of this piece, each of [`PAGE_ENTRIES`].
+    pub(super) fn has(&self, page: u64) -> bool {
+        usize::try_from(page).is_ok_and(|page| self.pages.get(page).is_some_and(Option::is_some))
+    }
+
     fn known(&mut self, cluster: u64) -> Option<&mut Page> {
         let number = usize::try_from(cluster / PAGE_ENTRIES).ok()?;
         self.pages.get_mut(number)?.as_deref_mut()

@@ -10,37 +10,41 @@ use crate::memory::{GuestMemory, Segment};
 use crate::test_util::{Random, guest_memory};
 use vm_memory::{Bytes, GuestAddress};
 
-const CLUSTER: usize = 64 << 10;
+pub(super) const CLUSTER: usize = 64 << 10;
 /// Five clusters and a bit.
-const SIZE: usize = 5 * CLUSTER + 3 * 512;
+pub(super) const SIZE: usize = 5 * CLUSTER + 3 * 512;
 const SECTORS: u32 = 5 * 128 + 3;
 const MEMORY: usize = 1 << 20;
 
 /// An image, and its overlay's place.
-struct Place {
+pub(super) struct Place {
     directory: TempDir,
 }
 
 /// A disk on it with an engine.
-struct Opened {
-    disk: Arc<Disk>,
+pub(super) struct Opened {
+    pub(super) disk: Arc<Disk>,
     io: Box<dyn DiskIo>,
     memory: GuestMemory,
 }
 
 impl Place {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         let place = Self { directory: TempDir::new().unwrap() };
         std::fs::write(place.image(), image()).unwrap();
         place
     }
 
-    fn image(&self) -> PathBuf {
-        self.directory.as_path().join("image")
+    pub(super) fn file(&self, name: &str) -> PathBuf {
+        self.directory.as_path().join(name)
+    }
+
+    pub(super) fn image(&self) -> PathBuf {
+        self.file("image")
     }
 
     fn kept(&self) -> PathBuf {
-        self.directory.as_path().join("kept")
+        self.file("kept")
     }
 
     fn open(&self, kept: bool) -> Opened {
@@ -49,19 +53,22 @@ impl Place {
 
     fn try_open(&self, kept: bool) -> Result<Opened, DiskError> {
         let path = self.kept();
-        let disk = Disk::open_overlaid(&self.image(), kept.then_some(path.as_path()))?;
-        let (disk, memory) = (Arc::new(disk), guest_memory(MEMORY));
-        let io = disk.open_io(Engine::Sync, &Rings::default(), 16, &memory);
-        Ok(Opened { disk, io, memory })
+        Disk::open_overlaid(&self.image(), kept.then_some(path.as_path()), None).map(Opened::of)
     }
 }
 
 /// What the image holds.
-fn image() -> Vec<u8> {
+pub(super) fn image() -> Vec<u8> {
     (0..SIZE).map(|i| (i / 512 * 7 + i).to_le_bytes()[0] | 1).collect()
 }
 
 impl Opened {
+    pub(super) fn of(disk: Disk) -> Self {
+        let (disk, memory) = (Arc::new(disk), guest_memory(MEMORY));
+        let io = disk.open_io(Engine::Sync, &Rings::default(), 16, &memory);
+        Self { disk, io, memory }
+    }
+
     /// Does all of an operation, however many steps it takes.
     fn all(&mut self, len: usize, op: impl Fn(usize, usize) -> Op) -> io::Result<()> {
         let segment = Segment { address: GuestAddress(0), len: u32::try_from(MEMORY).unwrap() };
@@ -77,7 +84,7 @@ impl Opened {
         Ok(())
     }
 
-    fn read(&mut self, offset: usize, len: usize) -> Vec<u8> {
+    pub(super) fn read(&mut self, offset: usize, len: usize) -> Vec<u8> {
         self.memory.write_slice(&vec![0xee; len], GuestAddress(0)).unwrap();
         let at = |done| (offset + done) as u64;
         self.all(len, |done, len| Op::Read { offset: at(done), start: done, len }).unwrap();
@@ -86,13 +93,13 @@ impl Opened {
         bytes
     }
 
-    fn write(&mut self, offset: usize, bytes: &[u8]) -> io::Result<()> {
+    pub(super) fn write(&mut self, offset: usize, bytes: &[u8]) -> io::Result<()> {
         self.memory.write_slice(bytes, GuestAddress(0)).unwrap();
         let at = |done| (offset + done) as u64;
         self.all(bytes.len(), |done, len| Op::Write { offset: at(done), start: done, len })
     }
 
-    fn zero(&mut self, offset: usize, len: usize) {
+    pub(super) fn zero(&mut self, offset: usize, len: usize) {
         let at = |done| (offset + done) as u64;
         self.all(len, |done, len| Op::Zero { offset: at(done), len: len as u64, unmap: true })
             .unwrap();
@@ -115,7 +122,7 @@ impl Opened {
         let overlay = disk.overlay.clone().unwrap();
         drop(disk);
         let mut overlay = Arc::into_inner(overlay).unwrap();
-        overlay.path = None;
+        overlay.kept = None;
     }
 }
 
@@ -147,7 +154,7 @@ fn several_machines_have_one_image_and_each_its_own_disk() {
 }
 
 /// A random change of the disk and of `model`.
-fn change(disk: &mut Opened, model: &mut [u8], random: &mut Random) {
+pub(super) fn change(disk: &mut Opened, model: &mut [u8], random: &mut Random) {
     let most = if random.one_in(3) { SECTORS - 1 } else { 20 };
     let count = 1 + random.below(most);
     let first = random.below(SECTORS - count + 1);
