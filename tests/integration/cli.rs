@@ -336,9 +336,10 @@ fn disk_in_use() {
     let scratch = Scratch::new();
     let disk = scratch.sparse_file("disk", 4096);
     let first = harness::Puppet::start(Vmm::puppet("").disk(&disk, ""));
+    let holder = format!("in use by process {} (", first.with_machine(|it| it.outer_pid()));
     for options in ["", ",readonly"] {
         let end = Vmm::puppet("exit=0").disk(&disk, options).run().expect_code(BAD_CONFIGURATION);
-        end.expect_one_line(&[&disk.to_string_lossy(), "in use", "readonly"]);
+        end.expect_one_line(&[&disk.to_string_lossy(), &holder, "readonly"]);
     }
     first.finish();
     let first = harness::Puppet::start(Vmm::puppet("").disk(&disk, ",readonly"));

@@ -271,8 +271,8 @@ pub const ROWS: &[Row] = &[
     row(MAIN, libc::SYS_lseek, &[]).when(Case::Rebuild),
     row(MAIN, libc::SYS_madvise, is!(2, libc::MADV_POPULATE_WRITE)).when(Case::Rebuild),
     row(MAIN, libc::SYS_fcntl, is!(1, libc::F_OFD_SETLK)).when(Case::Rebuild),
-    // A disk that is in use.
-    row(MAIN, libc::SYS_fcntl, is!(1, libc::F_OFD_GETLK)).when(Case::Rebuild).rare(),
+    // Who has a disk, for whom it is in the way.
+    row(MAIN, libc::SYS_flock, &[]).when(Case::Rebuild),
     ioctl(MAIN, is!(1, request::BLKGETSIZE64)).when(Case::Rebuild).rare(),
     ioctl(MAIN, is!(1, request::BLKSSZGET)).when(Case::Rebuild).rare(),
     ioctl(MAIN, is!(1, request::BLKPBSZGET)).when(Case::Rebuild).rare(),

@@ -3,7 +3,11 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
+use super::holder::Holder;
 use super::overlay::OverlayError;
+
+/// Who has a disk when the kernel does not tell.
+const UNKNOWN: &str = "another process, probably a running virtual machine";
 
 /// Why a disk cannot be opened.
 #[derive(Debug, thiserror::Error)]
@@ -61,13 +65,13 @@ pub enum DiskError {
     /// Another virtual machine has it.
     #[error(
         "disk {path:?} is in use by {}; stop that one, use a copy, or attach it ',readonly' everywhere",
-        holder(*.pid)
+        .holder.as_ref().map_or_else(|| UNKNOWN.to_owned(), Holder::to_string)
     )]
     InUse {
         /// The file.
         path: PathBuf,
         /// Whose lock it is, where the kernel tells.
-        pid: Option<u32>,
+        holder: Option<Holder>,
     },
     /// The file system cannot bypass the page cache.
     #[error("disk {path:?} does not support direct I/O; leave ',direct' out")]
@@ -140,11 +144,4 @@ impl DiskError {
 
 fn is_readable(path: &Path) -> bool {
     std::fs::File::open(path).is_ok()
-}
-
-fn holder(pid: Option<u32>) -> String {
-    pid.map_or_else(
-        || "another process, probably a running virtual machine".to_owned(),
-        |pid| format!("process {pid}"),
-    )
 }

@@ -8,6 +8,7 @@
 //! [`overlay`], the file is only read, and any number of machines can have it.
 
 mod error;
+mod holder;
 pub mod io;
 mod overlay;
 mod sys;
@@ -22,6 +23,7 @@ use std::time::Duration;
 pub use error::DiskError;
 pub use overlay::{OverlayError, SavedOverlay};
 
+pub use holder::Holder;
 use overlay::Overlay;
 
 /// Bytes of a sector, the unit of every position on a virtio disk (virtio 1.3, 5.2.4).
@@ -312,14 +314,16 @@ fn kind_of(path: &Path, metadata: &Metadata) -> Result<Kind, DiskError> {
 fn lock(path: &Path, file: &File, exclusive: bool) -> Result<(), DiskError> {
     for attempt in 1.. {
         match sys::lock(file, exclusive).map_err(|e| (e.raw_os_error(), e)) {
-            Ok(()) => break,
+            Ok(()) => {
+                holder::sign(file);
+                break;
+            }
             Err((Some(libc::EAGAIN | libc::EACCES), _)) if attempt < LOCK_ATTEMPTS => {
                 // Waits by the call that every thread waits by; a shorter pause does no harm.
                 std::thread::park_timeout(LOCK_PAUSE);
             }
             Err((Some(libc::EAGAIN | libc::EACCES), _)) => {
-                let pid = sys::lock_holder(file, exclusive);
-                return Err(DiskError::InUse { path: path.to_owned(), pid });
+                return Err(DiskError::InUse { path: path.to_owned(), holder: holder::find(file) });
             }
             Err((_, error)) => {
                 // Some network file systems have no locks; a disk there is still worth having.

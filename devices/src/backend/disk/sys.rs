@@ -76,19 +76,6 @@ pub(super) fn lock(file: &File, exclusive: bool) -> io::Result<()> {
     check(unsafe { libc::fcntl(file.as_raw_fd(), libc::F_OFD_SETLK, &raw const request) })
 }
 
-/// The process whose lock is in the way of [`lock`], where the kernel knows one: locks that belong to an
-/// open file description rather than to a process, such as ours, have none.
-pub(super) fn lock_holder(file: &File, exclusive: bool) -> Option<u32> {
-    let mut request = whole_file(exclusive).ok()?;
-    // SAFETY: F_OFD_GETLK reads and writes one `flock`, which `request` is.
-    let ret = unsafe { libc::fcntl(file.as_raw_fd(), libc::F_OFD_GETLK, &raw mut request) };
-    check(ret).ok()?;
-    if i32::from(request.l_type) == libc::F_UNLCK {
-        return None;
-    }
-    u32::try_from(request.l_pid).ok().filter(|&pid| pid != 0)
-}
-
 fn whole_file(exclusive: bool) -> io::Result<libc::flock> {
     let kind = if exclusive { libc::F_WRLCK } else { libc::F_RDLCK };
     Ok(libc::flock {
