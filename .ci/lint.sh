@@ -41,6 +41,7 @@ vmm/src/clock.rs                           clocks that the standard library does
 vmm/src/drill.rs                           what a compromised process would do, for tests
 vmm/src/jail/sys.rs                        namespaces, mounts, capabilities
 vmm/src/jail/sys/landlock.rs               Landlock
+vmm/src/jail/sys/message.rs                messages with descriptors
 vmm/src/jail/sys/tree.rs                   files and mounts by descriptors
 vmm/src/inherited.rs                       descriptors of the parent process
 vmm/src/kvm/cpuid.rs                       lists of variable length that KVM fills and reads

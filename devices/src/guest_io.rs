@@ -23,16 +23,51 @@ pub struct IoVecs {
 // were made from is borrowed; between calls the list is plain memory without meaning.
 unsafe impl Send for IoVecs {}
 
+/// In place of an offset: where a file is, and the only place that streams have. So one call does what otherwise four
+/// would (preadv2(2)), and filters of system calls have three less to let through.
+const HERE: libc::off_t = -1;
+
+/// Reads what there is at `file_offset` of `fd`, up to the length of `to`, which is not the guest's, by the same call as
+/// [`IoVecs::read_at`]. Returns the bytes read; 0 means the end of the file.
+///
+/// # Errors
+/// The errno of preadv2(2).
+pub fn read_at(fd: BorrowedFd<'_>, to: &mut [u8], file_offset: u64) -> io::Result<usize> {
+    let offset = libc::off_t::try_from(file_offset).map_err(|_| einval())?;
+    let piece = libc::iovec { iov_base: to.as_mut_ptr().cast(), iov_len: to.len() };
+    // SAFETY: one iovec for the whole call, of bytes that nobody else has a reference to.
+    result(unsafe { libc::preadv2(fd.as_raw_fd(), &raw const piece, 1, offset, 0) })
+}
+
+/// The same until `to` is full.
+///
+/// # Errors
+/// As [`read_at`]; `UnexpectedEof` when the file has less.
+pub fn read_all_at(fd: BorrowedFd<'_>, mut to: &mut [u8], mut file_offset: u64) -> io::Result<()> {
+    while !to.is_empty() {
+        match read_at(fd, to, file_offset) {
+            Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+            Ok(count) => {
+                to = to.get_mut(count..).unwrap_or_default();
+                file_offset = file_offset.saturating_add(count as u64);
+            }
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}
+
 /// Writes all of `from`, which is not the guest's, to `fd` at `file_offset`, by the same call as [`IoVecs::write_at`].
 ///
 /// # Errors
-/// The errno of pwritev(2); `WriteZero` when the file takes no more.
+/// The errno of pwritev2(2); `WriteZero` when the file takes no more.
 pub fn write_all_at(fd: BorrowedFd<'_>, mut from: &[u8], mut file_offset: u64) -> io::Result<()> {
     while !from.is_empty() {
         let offset = libc::off_t::try_from(file_offset).map_err(|_| einval())?;
         let piece = libc::iovec { iov_base: from.as_ptr().cast_mut().cast(), iov_len: from.len() };
         // SAFETY: one iovec for the whole call, of bytes that the kernel only reads.
-        let written = unsafe { libc::pwritev(fd.as_raw_fd(), &raw const piece, 1, offset) };
+        let written = unsafe { libc::pwritev2(fd.as_raw_fd(), &raw const piece, 1, offset, 0) };
         match result(written) {
             Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
             Ok(count) => {
@@ -77,7 +112,7 @@ impl IoVecs {
     /// Writes `len` bytes of `from` from `start` on to `fd` at `file_offset`. Returns the bytes written.
     ///
     /// # Errors
-    /// The errno of pwritev(2); `EFAULT` when the buffer is not RAM.
+    /// The errno of pwritev2(2); `EFAULT` when the buffer is not RAM.
     pub fn write_at(
         &mut self,
         fd: BorrowedFd<'_>,
@@ -89,25 +124,25 @@ impl IoVecs {
         let offset = libc::off_t::try_from(file_offset).map_err(|_| einval())?;
         let count = self.fill(from, start, len)?;
         // SAFETY: as in `read_at`; the kernel only reads.
-        let n = unsafe { libc::pwritev(fd.as_raw_fd(), self.list.as_ptr(), count, offset) };
+        let n = unsafe { libc::pwritev2(fd.as_raw_fd(), self.list.as_ptr(), count, offset, 0) };
         result(n)
     }
 
-    /// One readv(2) into all of `to`: one frame of a tap, or what a stream has.
+    /// One preadv2(2) into all of `to`: one frame of a tap, or what a stream has.
     ///
     /// # Errors
-    /// The errno of readv(2), `WouldBlock` among them.
+    /// The errno of preadv2(2), `WouldBlock` among them.
     pub fn read(&mut self, fd: BorrowedFd<'_>, to: &Buffers<'_>) -> io::Result<usize> {
         let count = self.fill_whole(to)?;
         // SAFETY: as in `read_at`.
-        let n = unsafe { libc::readv(fd.as_raw_fd(), self.list.as_ptr(), count) };
+        let n = unsafe { libc::preadv2(fd.as_raw_fd(), self.list.as_ptr(), count, HERE, 0) };
         result(n)
     }
 
-    /// One readv(2) of what a stream has, at most `len` bytes, into `to` from `start` on.
+    /// One preadv2(2) of what a stream has, at most `len` bytes, into `to` from `start` on.
     ///
     /// # Errors
-    /// The errno of readv(2), `WouldBlock` among them; `EFAULT` when the buffer is not RAM.
+    /// The errno of preadv2(2), `WouldBlock` among them; `EFAULT` when the buffer is not RAM.
     pub fn read_part(
         &mut self,
         fd: BorrowedFd<'_>,
@@ -117,14 +152,14 @@ impl IoVecs {
     ) -> io::Result<usize> {
         let count = self.fill(to, start, len)?;
         // SAFETY: as in `read_at`.
-        let n = unsafe { libc::readv(fd.as_raw_fd(), self.list.as_ptr(), count) };
+        let n = unsafe { libc::preadv2(fd.as_raw_fd(), self.list.as_ptr(), count, HERE, 0) };
         result(n)
     }
 
-    /// One writev(2) of what a stream takes of the `len` bytes of `from` from `start` on.
+    /// One pwritev2(2) of what a stream takes of the `len` bytes of `from` from `start` on.
     ///
     /// # Errors
-    /// The errno of writev(2), `WouldBlock` among them; `EFAULT` when the buffer is not RAM.
+    /// The errno of pwritev2(2), `WouldBlock` among them; `EFAULT` when the buffer is not RAM.
     pub fn write_part(
         &mut self,
         fd: BorrowedFd<'_>,
@@ -134,15 +169,15 @@ impl IoVecs {
     ) -> io::Result<usize> {
         let count = self.fill(from, start, len)?;
         // SAFETY: as in `write_at`.
-        let n = unsafe { libc::writev(fd.as_raw_fd(), self.list.as_ptr(), count) };
+        let n = unsafe { libc::pwritev2(fd.as_raw_fd(), self.list.as_ptr(), count, HERE, 0) };
         result(n)
     }
 
-    /// One readv(2) into all of `to` and, beyond its end, into `spill`: for sources that cut off what
+    /// One preadv2(2) into all of `to` and, beyond its end, into `spill`: for sources that cut off what
     /// does not fit. A result larger than `to.len()` tells how much lies in `spill`.
     ///
     /// # Errors
-    /// The errno of readv(2), `WouldBlock` among them; `EINVAL` when `to` has too many pieces.
+    /// The errno of preadv2(2), `WouldBlock` among them; `EINVAL` when `to` has too many pieces.
     pub fn read_and_spill(
         &mut self,
         fd: BorrowedFd<'_>,
@@ -153,18 +188,18 @@ impl IoVecs {
         self.list.push(libc::iovec { iov_base: spill.as_mut_ptr().cast(), iov_len: spill.len() });
         let count = libc::c_int::try_from(self.list.len()).map_err(|_| einval())?;
         // SAFETY: as in `read_at`; the last iovec is `spill`, borrowed mutably for the whole call.
-        let n = unsafe { libc::readv(fd.as_raw_fd(), self.list.as_ptr(), count) };
+        let n = unsafe { libc::preadv2(fd.as_raw_fd(), self.list.as_ptr(), count, HERE, 0) };
         result(n)
     }
 
-    /// One writev(2) of all of `from`.
+    /// One pwritev2(2) of all of `from`.
     ///
     /// # Errors
-    /// The errno of writev(2), `WouldBlock` among them.
+    /// The errno of pwritev2(2), `WouldBlock` among them.
     pub fn write(&mut self, fd: BorrowedFd<'_>, from: &Buffers<'_>) -> io::Result<usize> {
         let count = self.fill_whole(from)?;
         // SAFETY: as in `write_at`.
-        let n = unsafe { libc::writev(fd.as_raw_fd(), self.list.as_ptr(), count) };
+        let n = unsafe { libc::pwritev2(fd.as_raw_fd(), self.list.as_ptr(), count, HERE, 0) };
         result(n)
     }
 

@@ -198,8 +198,6 @@ pub struct Persistent<'a> {
     pub metadata: Option<&'a Arc<Service>>,
     /// The loops besides [`Self::on`].
     pub iothreads: &'a IoThreads,
-    /// The memory of the machine before, which is gone.
-    pub memory: Option<GuestMemory>,
     /// What it goes on from, if it does not boot.
     pub source: Option<&'a Source>,
     /// The power button's line.
@@ -210,23 +208,46 @@ pub struct Persistent<'a> {
     pub is_measured: bool,
 }
 
-/// Builds the machine of `plan`.
+/// The first part of a machine, for which nothing need be read that a guest's owner wrote.
+pub struct Begun {
+    kvm: Arc<Kvm>,
+    topology: Topology,
+    template: CpuTemplate,
+    memory: GuestMemory,
+    vm: Vm,
+}
+
+/// Begins the machine of `plan`, which goes on from `source` if it does not boot, in the memory of the machine `before`,
+/// which is gone.
 ///
 /// # Errors
 /// [`BuildError`]; nothing is left behind.
-pub fn build(plan: &Plan, around: &Persistent<'_>) -> Result<Microvm, BuildError> {
-    let kvm = around.provisions.kvm()?;
+pub fn begin(
+    plan: &Plan,
+    provisions: &Provisions,
+    source: Option<&Source>,
+    before: Option<GuestMemory>,
+) -> Result<Begun, BuildError> {
+    let kvm = provisions.kvm()?;
     boot_trace::mark(Stage::KvmOpen);
     let topology = topology(plan, &kvm)?;
     let template = cpu_template(plan, &kvm)?;
-    let memory = match (&around.memory, around.source) {
-        (Some(memory), _) => memory::renew(memory, plan.backing).map(|()| memory.clone())?,
+    let memory = match (before, source) {
+        (Some(memory), _) => memory::renew(&memory, plan.backing).map(|()| memory)?,
         (None, Some(source)) => restore::memory(plan, source)?,
         (None, None) => memory::reserve(plan.memory_bytes, plan.backing)?,
     };
     let vm = Vm::new(&kvm, memory.clone())?;
     boot_trace::mark(Stage::Memory);
+    Ok(Begun { kvm, topology, template, memory, vm })
+}
 
+/// Builds the rest of the machine of `plan`.
+///
+/// # Errors
+/// [`BuildError`]; nothing is left behind.
+pub fn build(plan: &Plan, around: &Persistent<'_>, begun: Begun) -> Result<Microvm, BuildError> {
+    let Begun { kvm, topology, template, memory, vm } = begun;
     let loaded = match around.source {
         Some(_) => None,
         None => Some(load(plan, around, &memory)?),

@@ -429,6 +429,7 @@ fn steps_that_fail() {
         (libc::SYS_mount, "cannot make the mounts its own"),
         (libc::SYS_pivot_root, "cannot change to the empty root"),
         (libc::SYS_umount2, "cannot let go of the host's files"),
+        (libc::SYS_setns, "cannot make a namespace: network"),
         (libc::SYS_landlock_restrict_self, "cannot restrict itself by Landlock"),
         (libc::SYS_setgroups, "cannot become another user"),
         (libc::SYS_setresuid, "cannot become another user"),
@@ -444,7 +445,9 @@ fn steps_that_fail() {
 }
 
 fn limits_are_kept_and_go_with_the_machine() {
-    let machine = running(jailed("").args(["--pids-limit", "50"]));
+    let scratch = Scratch::new();
+    let api = scratch.join("api");
+    let machine = running(jailed("").args(["--pids-limit", "50", "--api-sock"]).arg(&api));
     let pid = machine.inside().unwrap();
     let name = format!("vmm-{}", machine.outer_pid());
     let own = fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap();
@@ -455,6 +458,11 @@ fn limits_are_kept_and_go_with_the_machine() {
     let path = line.rsplit(':').next().unwrap().trim_start_matches('/');
     let at = harness::need::pids_hierarchy().unwrap().join(path);
     assert_eq!(fs::read_to_string(at.join("pids.max")).unwrap().trim(), "50");
+    // Main, vCPU, API, and where the kernel has threads of its own in a machine, those.
+    let reply = Api::at(&api).request("GET", "/metrics/openmetrics", "").expect(200);
+    let metrics = harness::openmetrics::Metrics::parse(reply.body.as_str().unwrap());
+    let threads = metrics.get("vmm_cgroup_threads", &[]);
+    assert!((3.0..6.0).contains(&threads), "{threads} threads");
     machine.signal(libc::SIGINT);
     machine.expect_exit(130);
     assert!(!at.exists(), "{} stays", at.display());

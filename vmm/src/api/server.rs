@@ -8,12 +8,12 @@ mod replies;
 use std::io;
 use std::net::Shutdown;
 use std::os::fd::{AsRawFd, RawFd};
-use std::os::unix::net::{UnixListener, UnixStream};
+use std::os::unix::net::UnixListener;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::{Duration, Instant};
 
-use devices::backend::socket::SocketFile;
+use devices::backend::socket::{ByteStream, SocketFile};
 use serde_json::json;
 use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
@@ -112,7 +112,7 @@ fn ring_bell(bell: &EventFd) {
 }
 
 struct Client {
-    connection: Connection<UnixStream>,
+    connection: Connection<ByteStream>,
     /// Unlike that of any client before, so that a reply does not reach the wrong one.
     birth: u64,
     watched: InterestIn,
@@ -201,7 +201,7 @@ impl Worker {
         if let Err(error) = stream.set_nonblocking(true) {
             return log::warn!("an API client cannot be served: {error}");
         }
-        let mut connection = Connection::new(stream, now);
+        let mut connection = Connection::new(ByteStream::from(stream), now);
         let Some(place) = self.make_room(now) else {
             let message = "Too many open connections.";
             let refusal = Refusal::new(Code::TooManyConnections, message);

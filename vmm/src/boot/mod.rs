@@ -10,9 +10,11 @@ mod initrd;
 
 use std::fs::File;
 use std::io::{self, Seek};
+use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 
 use arch::layout;
+use devices::guest_io;
 use devices::memory::GuestMemory;
 use linux_loader::loader::bootparam::setup_header;
 
@@ -198,13 +200,12 @@ impl Source {
 
     /// Fills `to` from `offset`; `false` when the file ends before it is full.
     fn read_at(&self, offset: u64, to: &mut [u8]) -> Result<bool, BootError> {
-        use std::os::unix::fs::FileExt;
         let start = usize::try_from(offset).unwrap_or(usize::MAX);
         if let Some(known) = self.head.get(start..start.saturating_add(to.len())) {
             to.copy_from_slice(known);
             return Ok(true);
         }
-        match self.file.read_exact_at(to, offset) {
+        match guest_io::read_all_at(self.file.as_fd(), to, offset) {
             Ok(()) => Ok(true),
             Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Ok(false),
             Err(error) => Err(self.unreadable(error)),

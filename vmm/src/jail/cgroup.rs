@@ -13,6 +13,7 @@ use std::time::Duration;
 use super::error::JailError;
 use crate::cgroup::{Hierarchy, hierarchies, own_path};
 use crate::config::{CgroupLimits, IoLimit};
+use crate::metrics::cgroup::Accounts;
 use crate::process;
 
 /// Microseconds over which processor time is counted: the kernel's default.
@@ -99,6 +100,11 @@ impl Cgroups {
         let file = File::options().write(true).open(&door);
         self.doors.push(file.map_err(failed(format!("open {door:?}")))?);
         Ok(())
+    }
+
+    /// What is counted for them.
+    pub(super) fn accounts(&self) -> Accounts {
+        Accounts::open(&self.made)
     }
 
     /// Moves this process in; the descriptors are not needed any more then.

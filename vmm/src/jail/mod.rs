@@ -28,6 +28,7 @@ use std::path::{Path, PathBuf};
 use devices::backend::socket::SocketFile;
 
 use crate::config::{CgroupLimits, JailConfig};
+use crate::metrics::cgroup::Accounts;
 use crate::process;
 use cgroup::Cgroups;
 use channel::Channel;
@@ -67,6 +68,17 @@ pub struct Left {
     pub disks: Vec<PathBuf>,
 }
 
+/// What a process inside has of the outside.
+#[derive(Debug)]
+pub struct Inside<T> {
+    /// The way there.
+    pub channel: Channel,
+    /// What the kernel counts for its cgroup, if it has one of its own.
+    pub accounts: Accounts,
+    /// What was done on the way.
+    pub done: T,
+}
+
 impl Jail {
     /// Finds out how rights can be given up here. Call it before anything is opened.
     ///
@@ -93,21 +105,23 @@ impl Jail {
     }
 
     /// Goes on inside; the process that calls this stays outside, does what is [`Left`] to it, and ends as the inside
-    /// ends. It must have one thread.
+    /// ends. It must have one thread. What is done `meanwhile`, while the kernel makes a network, still has the rights that
+    /// are to be given up: nothing is to be read there that a guest's owner wrote.
     ///
     /// # Errors
     /// [`JailError`], which says how far it came and what the host must allow.
-    pub fn enter(&self, left: Left) -> Result<Channel, JailError> {
+    pub fn enter<T>(
+        &self,
+        left: Left,
+        meanwhile: impl FnOnce() -> T,
+    ) -> Result<Inside<T>, JailError> {
         // The number by which others know this machine.
         let _ = process::id();
         let disks: Vec<&Path> = left.disks.iter().map(PathBuf::as_path).collect();
         let mut cgroups = Cgroups::make(&self.limits, self.config.cgroup.as_deref(), &disks)?;
+        let accounts = cgroups.accounts();
         let (outer, inner) = sys::socket_pair().map_err(JailError::at(Step::Channel))?;
-        let user = match self.way {
-            Way::UserNamespace => libc::CLONE_NEWUSER,
-            Way::Root { .. } => 0,
-        };
-        match sys::fork_into(user | libc::CLONE_NEWPID).map_err(JailError::at(Step::Fork))? {
+        match sys::fork_into(self.way.namespaces()).map_err(JailError::at(Step::Fork))? {
             Side::Parent { child, .. } => {
                 drop(inner);
                 outside::watch(child.as_fd(), outer, left, cgroups)
@@ -117,14 +131,23 @@ impl Jail {
                 let entered = cgroups.enter();
                 cgroups.leave();
                 entered?;
-                inside::settle(self.way, &self.inherited, inner.as_fd())?;
-                Channel::new(inner).map_err(JailError::at(Step::Channel))
+                let done = inside::settle(self.way, &self.inherited, inner.as_fd(), meanwhile)?;
+                let channel = Channel::new(inner).map_err(JailError::at(Step::Channel))?;
+                Ok(Inside { channel, accounts, done })
             }
         }
     }
 }
 
 impl Way {
+    /// Those that a process inside begins in.
+    fn namespaces(self) -> std::ffi::c_int {
+        match self {
+            Self::UserNamespace => libc::CLONE_NEWUSER | libc::CLONE_NEWPID,
+            Self::Root { .. } => libc::CLONE_NEWPID,
+        }
+    }
+
     /// `is_known` says of a user and a group whether this process can become them.
     fn of(
         config: &JailConfig,

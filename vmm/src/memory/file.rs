@@ -14,10 +14,10 @@ pub mod writer;
 use std::fs::File;
 use std::io;
 use std::ops::Range;
-use std::os::fd::AsRawFd;
-use std::os::unix::fs::FileExt;
+use std::os::fd::{AsFd, AsRawFd};
 use std::sync::{Arc, OnceLock};
 
+use devices::guest_io;
 use devices::memory::GuestMemory;
 use vm_memory::mmap::MmapRegionBuilder;
 use vm_memory::{FileOffset, GuestAddress, GuestMemoryBackend, GuestMemoryRegion, GuestRegionMmap};
@@ -134,7 +134,7 @@ pub fn write(
 fn write_from(to: &File, at: usize, len: usize, offset: u64) -> io::Result<()> {
     move_all(at, len, offset, io::ErrorKind::WriteZero, |piece, offset| {
         // SAFETY: the range lies in one of our mappings, which stays; the kernel only reads it.
-        unsafe { libc::pwritev(to.as_raw_fd(), piece, 1, offset) }
+        unsafe { libc::pwritev2(to.as_raw_fd(), piece, 1, offset, 0) }
     })
 }
 
@@ -175,7 +175,7 @@ pub fn check(file: &File, ram: u64, id: [u8; 16]) -> Result<(), FileError> {
         return Err(FileError::Length { found, expected });
     }
     let mut trailer = [0; TRAILER];
-    file.read_exact_at(&mut trailer, ram).map_err(FileError::Read)?;
+    guest_io::read_all_at(file.as_fd(), &mut trailer, ram).map_err(FileError::Read)?;
     let wanted = [MAGIC.as_slice(), &id, &ram.to_le_bytes()].concat();
     if trailer.as_slice() == wanted { Ok(()) } else { Err(FileError::Foreign) }
 }

@@ -7,11 +7,13 @@
 use std::fs::File;
 use std::io;
 use std::ops::Range;
-use std::os::unix::fs::FileExt;
+use std::os::fd::AsFd;
 
+use devices::guest_io;
 use devices::metrics::Numbers;
 
 use super::Snapshot;
+use super::cgroup::Accounts;
 
 /// Bytes that are asked for at a time.
 const PIECE: usize = 4096;
@@ -30,6 +32,7 @@ pub struct Files {
     mappings: Option<File>,
     /// With the names of the threads.
     threads: Vec<(String, File)>,
+    cgroup: Accounts,
 }
 
 /// Files are the same when they are the very same.
@@ -40,9 +43,9 @@ impl PartialEq for Files {
 }
 
 impl Files {
-    /// Opens what there is about the process, its first thread, and `others` by name and number.
+    /// Opens what there is about the process, its first thread, and `others` by name and number; `cgroup` is open.
     #[must_use]
-    pub fn open(others: &[(String, i64)]) -> Self {
+    pub fn open(others: &[(String, i64)], cgroup: Accounts) -> Self {
         // What says it about the process says it about its first thread.
         let first = File::open("/proc/self/schedstat").ok().map(|file| ("vmm".to_owned(), file));
         let open = |(name, id): &(String, i64)| {
@@ -50,7 +53,7 @@ impl Files {
             Some((name.clone(), file))
         };
         let threads = first.into_iter().chain(others.iter().filter_map(open)).collect();
-        Self { mappings: File::open("/proc/self/smaps").ok(), threads }
+        Self { mappings: File::open("/proc/self/smaps").ok(), threads, cgroup }
     }
 
     /// Asks the host, and writes down what it tells.
@@ -66,15 +69,16 @@ impl Files {
             let numbers = Numbers::new("guest own", &[resident.guest, resident.own]);
             snapshot.add("resident", numbers);
         }
+        self.cgroup.count_into(snapshot);
     }
 }
 
-/// All of a file of /proc, which is written anew for who reads it from its beginning.
-fn read(file: &File) -> Option<String> {
+/// All of a file of the kernel's, which is written anew for who reads it from its beginning.
+pub(super) fn read(file: &File) -> Option<String> {
     let mut text = Vec::new();
     let mut piece = [0; PIECE];
     loop {
-        match file.read_at(&mut piece, text.len() as u64) {
+        match guest_io::read_at(file.as_fd(), &mut piece, text.len() as u64) {
             Ok(0) => return String::from_utf8(text).ok(),
             Ok(count) => text.extend(piece.get(..count)?),
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
@@ -153,7 +157,7 @@ Rss:                  20 kB
     #[test]
     fn this_process_has_threads_and_memory() {
         let mut snapshot = Snapshot::new("x", Phase::Running);
-        Files::open(&[]).count_into(&mut snapshot);
+        Files::open(&[], Accounts::default()).count_into(&mut snapshot);
         let ran = |thread: &Subject| thread.numbers.get("ran_ns");
         assert!(snapshot.of("thread").filter_map(ran).any(|ns| ns > 0), "{snapshot:?}");
         let resident = snapshot.of("resident").next().unwrap();

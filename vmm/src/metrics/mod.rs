@@ -10,6 +10,7 @@
 //! table of that form. Nothing here counts anything, and while nobody asks, nothing here runs.
 
 pub mod api;
+pub mod cgroup;
 pub mod firecracker;
 pub mod host;
 pub mod openmetrics;

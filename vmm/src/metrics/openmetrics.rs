@@ -24,6 +24,10 @@ counter vmm_thread_steal_seconds seconds thread {}waited_ns How long a thread wa
 counter vmm_loop_wakeups - loop {}wakeups How often an event loop woke up.
 counter vmm_loop_events - loop {}events What an event loop found ready and served.
 gauge vmm_guest_memory_bytes bytes memory {}size How much memory the guest has.
+gauge vmm_cgroup_memory_bytes bytes cgroup_memory {of=\"now\"}now{of=\"peak\"}peak Memory that counts for the machine's cgroup, the host's caches for it included, and the most that it was.
+counter vmm_cgroup_cpu_seconds seconds cgroup_cpu {}used_ns How long all of it ran.
+counter vmm_cgroup_throttled_seconds seconds cgroup_cpu {}throttled_ns How long it had used up its processor time, and waited.
+gauge vmm_cgroup_threads - cgroup_pids {}now How many threads it has.
 gauge vmm_resident_bytes bytes resident {of=\"guest\"}guest{of=\"vmm\"}own Memory in use: the guest's, and the program's own with what it shares.
 counter vmm_block_requests - disk {operation=\"read\"}reads{operation=\"write\"}writes{operation=\"flush\"}flushes{operation=\"clear\"}clears Requests that succeeded.
 counter vmm_block_bytes bytes disk {operation=\"read\"}read_bytes{operation=\"write\"}written_bytes Data that they moved.

@@ -76,6 +76,9 @@ pub(super) fn full() -> Snapshot {
     );
     let times = Numbers::new("ran_ns waited_ns", &[1_234_000_000, 5]);
     all.push("thread", &[("thread", "vcpu 0")], times, Vec::new());
+    all.add("cgroup_memory", Numbers::new("now peak", &[4096, 16384]));
+    all.add("cgroup_cpu", Numbers::new("used_ns throttled_ns", &[2_000_000_000, 7]));
+    all.add("cgroup_pids", Numbers::new("now", &[4]));
     all.add("resident", Numbers::new("guest own", &[4096, 8192]));
     all
 }

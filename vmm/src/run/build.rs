@@ -9,7 +9,7 @@ use devices::fatal;
 use devices::memory::GuestMemory;
 
 use super::{RunError, Session, Surroundings, host};
-use crate::builder::{self, Persistent};
+use crate::builder::{self, Begun, Persistent};
 use crate::config::{MetadataPlan, OnReboot, Plan, VsockPlan};
 use crate::end::EndReason;
 use crate::events::{self, Event};
@@ -30,6 +30,8 @@ pub(super) struct From<'a> {
     pub(super) memory: Option<GuestMemory>,
     /// A snapshot.
     pub(super) source: Option<&'a Source>,
+    /// What there is of it already.
+    pub(super) begun: Option<Begun>,
 }
 
 impl Session {
@@ -48,11 +50,11 @@ impl Session {
         around.vsock = plan.vsock.as_ref().map(listen).transpose()?;
         let serve = |it: &MetadataPlan| crate::metadata::serve(it, self.metadata.clone());
         around.metadata = plan.metadata.as_ref().map(serve).transpose()?;
-        self.enter_jail(plan, around, source.is_some())?;
+        let begun = self.enter_jail(plan, around, source)?;
         // Threads that are confined cannot ask.
         fatal::remember_process(console::has_terminal());
         let io = self.prepare_loops(plan)?;
-        let machine = self.build(plan, around, &io, From { memory: None, source })?;
+        let machine = self.build(plan, around, &io, From { memory: None, source, begun })?;
         let threads = Threads::start(plan, io, &self.ending, &self.filters)
             .map_err(host("start a thread"))?;
         if plan.track_dirty {
@@ -65,7 +67,8 @@ impl Session {
         }
         self.filters.wait_for_others();
         if self.server.is_some() {
-            self.watched.host = Some(Arc::new(Files::open(&self.filters.threads())));
+            let accounts = std::mem::take(&mut self.watched.accounts);
+            self.watched.host = Some(Arc::new(Files::open(&self.filters.threads(), accounts)));
         }
         let own = self.filters.with(plan.vsock.is_some(), may_rebuild);
         own.and_forks(self.may_fork()).confine(Thread::Main)?;
@@ -96,20 +99,24 @@ impl Session {
         iothreads: &IoThreads,
         from: From<'_>,
     ) -> Result<Microvm, RunError> {
+        let provisions = &around.provisions;
+        let begun = match from.begun {
+            Some(begun) => begun,
+            None => builder::begin(plan, provisions, from.source, from.memory)?,
+        };
         let around = Persistent {
-            provisions: &around.provisions,
+            provisions,
             on: self.event_loop.handle(),
             consoles: &around.consoles,
             vsock: around.vsock.as_ref(),
             metadata: around.metadata.as_ref(),
             iothreads,
-            memory: from.memory,
             source: from.source,
             power_button: self.power.line(),
             ending: &self.ending,
             is_measured: self.watched.is_asked_for(),
         };
-        let machine = builder::build(plan, &around)?;
+        let machine = builder::build(plan, &around, begun)?;
         events::emit(if from.source.is_some() { Event::Restored } else { Event::Started });
         if let Some(past) = self.patience.take() {
             self.event_loop.remove(past);

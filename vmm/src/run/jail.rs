@@ -3,12 +3,14 @@
 use std::path::Path;
 
 use crate::api::Server;
+use crate::builder::{self, Begun};
 use crate::config::Plan;
 use crate::event_loop::SourceId;
-use crate::jail::{Jail, Left};
+use crate::jail::{Inside, Jail, Left};
 use crate::kvm::Flavour;
 use crate::requests::{Code, Outbox, Refusal};
 use crate::signals::Signals;
+use crate::snapshot::Source;
 use crate::supervisor;
 
 use super::{RunError, Session, Surroundings, host};
@@ -34,15 +36,15 @@ impl Session {
     }
 
     /// Enters the jail, if there is one, with everything that `plan` needs. The process that calls this does not come
-    /// back from it: its child does.
+    /// back from it: its child does, and brings the beginning of the machine.
     pub(super) fn enter_jail(
         &mut self,
         plan: &mut Plan,
         around: &mut Surroundings,
-        is_restored: bool,
-    ) -> Result<(), RunError> {
-        let Some(door) = &self.jail else { return Ok(()) };
-        around.provisions.open_all(plan, is_restored)?;
+        source: Option<&Source>,
+    ) -> Result<Option<Begun>, RunError> {
+        let Some(door) = &self.jail else { return Ok(None) };
+        around.provisions.open_all(plan, source.is_some())?;
         // What is asked of the host later must be known before.
         let _ = Flavour::detect();
         // A fork takes only one thread along.
@@ -56,8 +58,9 @@ impl Session {
             disks: plan.disks.iter().map(|disk| disk.path.clone()).collect(),
             vsock: plan.vsock.as_ref().map(|vsock| vsock.socket.clone()),
         };
-        let channel = match door.jail.enter(left) {
-            Ok(channel) => channel,
+        let begin = || builder::begin(plan, &around.provisions, source, None);
+        let Inside { channel, accounts, done } = match door.jail.enter(left, begin) {
+            Ok(inside) => inside,
             Err(error) => {
                 self.serve_api()?;
                 return Err(error.into());
@@ -73,7 +76,11 @@ impl Session {
             supervisor::watch_signals(&mut self.event_loop, signals, door.outbox)
                 .map_err(host("watch signals"))?;
         }
-        self.serve_api()
+        if self.watched.has_api {
+            self.watched.accounts = accounts;
+        }
+        self.serve_api()?;
+        Ok(Some(done?))
     }
 }
 

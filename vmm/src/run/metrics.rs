@@ -15,6 +15,7 @@ use crate::config::{EventSinkError, ID_DEFAULT, MetricsConfig};
 use crate::event_loop::{LoopSource, Next, SourceId};
 use crate::logger;
 use crate::metrics::api::ApiCounters;
+use crate::metrics::cgroup::Accounts;
 use crate::metrics::host::Files;
 use crate::metrics::sink::Sink;
 use crate::metrics::{Snapshot, elapsed, nanoseconds};
@@ -28,6 +29,8 @@ pub(super) struct Watched {
     begun: Instant,
     /// What the host can be asked, by who asks for all metrics.
     pub(super) host: Option<Arc<Files>>,
+    /// Of the machine's cgroup, until they are among those.
+    pub(super) accounts: Accounts,
     /// Requests to the API, which its thread counts.
     pub(super) api: Arc<ApiCounters>,
     /// Somebody can ask for metrics.
@@ -55,6 +58,7 @@ impl Watched {
         Ok(Self {
             begun,
             host: None,
+            accounts: Accounts::default(),
             api: Arc::default(),
             has_api: false,
             outbox,

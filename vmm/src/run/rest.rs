@@ -75,7 +75,7 @@ impl Session {
             &plan,
             &surroundings,
             &threads.io,
-            From { memory: Some(memory), source: None },
+            From { memory: Some(memory), ..From::default() },
         )?;
         let machine =
             machine.start(&mut self.event_loop, threads).map_err(host("watch the machine"))?;

@@ -219,38 +219,31 @@ pub const ROWS: &[Row] = &[
     // Devices begin and end.
     row(LOOP | API, libc::SYS_close, &[]),
     row(LOOP, libc::SYS_eventfd2, &[]),
-    row(MAIN, libc::SYS_epoll_create1, &[]).when(Case::Vsock),
     row(MAIN | API, libc::SYS_fcntl, is!(1, libc::F_DUPFD_CLOEXEC)),
     ioctl(LOOP, is!(1, request::KVM_IRQFD)),
     ioctl(LOOP, is!(1, request::KVM_IOEVENTFD)),
     // A ring is lent another file (IORING_REGISTER_FILES_UPDATE). Nobody makes a ring, which could do anything.
     row(LOOP, libc::SYS_io_uring_register, is!(1, 6)),
+    // Whatever is read and written in pieces, or at a place: disks, overlays, taps, streams; what /proc says about this
+    // process, for who asks for metrics.
+    row(LOOP | API, libc::SYS_preadv2, &[]),
+    row(LOOP, libc::SYS_pwritev2, &[]),
     // Disks.
-    row(LOOP, libc::SYS_preadv2, &[]),
-    row(LOOP, libc::SYS_pwritev, &[]),
-    row(LOOP, libc::SYS_pread64, &[]),
-    // Tables of an overlay.
-    row(LOOP, libc::SYS_pwrite64, &[]),
     row(LOOP, libc::SYS_fdatasync, &[]),
     row(LOOP, libc::SYS_fallocate, &[]),
     row(LOOP, libc::SYS_io_uring_enter, &[]),
     ioctl(LOOP, is!(1, request::BLKDISCARD)).rare(),
     // Networks, consoles, sockets.
-    row(LOOP, libc::SYS_readv, &[]),
-    row(LOOP, libc::SYS_writev, &[]),
     ioctl(LOOP, is!(1, request::TUNSETQUEUE)),
     ioctl(LOOP, is!(1, request::TUNSETOFFLOAD)),
     row(MAIN | API, libc::SYS_accept4, &[]),
-    row(MAIN | API, libc::SYS_recvfrom, &[]),
-    row(MAIN | API, libc::SYS_sendto, &[]),
     row(MAIN | API, libc::SYS_shutdown, &[]),
     ioctl(MAIN | API, is!(1, request::FIONBIO)),
     row(MAIN, libc::SYS_socket, &[(0, Is::Int(libc::AF_UNIX as u32)), (1, Is::Int(SOCKET))])
         .when(Case::Vsock),
     row(MAIN, libc::SYS_connect, &[]).when(Case::Vsock),
-    // In a jail, which is not recorded, connections are made by the process outside.
-    row(MAIN, libc::SYS_sendmsg, &[]).when(Case::Vsock).rare(),
-    row(MAIN, libc::SYS_recvmsg, &[]).when(Case::Vsock).rare(),
+    // A look at what is there, and connections that the process outside of a jail has made.
+    row(MAIN, libc::SYS_recvmsg, &[]).when(Case::Vsock),
     ioctl(MAIN, is!(1, request::TCGETS)),
     // Somebody changes the size of a window.
     ioctl(MAIN, is!(1, request::TIOCGWINSZ)).rare(),
@@ -262,8 +255,6 @@ pub const ROWS: &[Row] = &[
     // Files of sockets go with their owners.
     row(MAIN | API, libc::SYS_unlink, &[]),
     row(MAIN | API, libc::SYS_statx, &[]),
-    // What /proc says about this process, for who asks for metrics.
-    row(API, libc::SYS_pread64, &[]),
     // Machines are built and disks are exchanged.
     row(MAIN, libc::SYS_openat, NO_CREATION).when(Case::Rebuild),
     // Each machine has a number of its own.

@@ -12,7 +12,7 @@ const THREADS: [(Thread, tables::Threads); 4] = [
 
 /// Most system calls of the whole process, and of a vCPU's thread. Six of them (flock, fsync, rename; getdents64 and two
 /// kinds of stat) are for snapshots that last, three (clone, wait4, close_range) for guests that go on meanwhile.
-const UNION: usize = 56;
+const UNION: usize = 48;
 const VCPU: usize = 14;
 
 /// The system calls of the rows that `is_meant`, each once.

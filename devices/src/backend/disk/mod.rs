@@ -14,16 +14,18 @@ mod overlay;
 mod sys;
 
 use std::fs::{File, Metadata, OpenOptions};
-use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt, OpenOptionsExt};
+use std::os::fd::AsFd;
+use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use crate::guest_io;
 pub use error::DiskError;
+pub use holder::Holder;
 pub use overlay::{OverlayError, SavedOverlay};
 
-pub use holder::Holder;
 use overlay::Overlay;
 
 /// Bytes of a sector, the unit of every position on a virtio disk (virtio 1.3, 5.2.4).
@@ -345,7 +347,7 @@ fn direct_alignment(path: &Path, file: &File) -> Result<u64, DiskError> {
         // Memory no better aligned than the size, so that the answer holds for addresses as well.
         let from = start + size % LARGEST;
         let to = buffer.get_mut(from..from + size).unwrap_or_default();
-        match file.read_at(to, 0) {
+        match guest_io::read_at(file.as_fd(), to, 0) {
             Ok(_) => return Ok(size as u64),
             Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {}
             Err(error) => return Err(DiskError::io(path, "read it")(error)),

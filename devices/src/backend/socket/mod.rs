@@ -2,6 +2,7 @@
 //!
 //! What is said over a connection is the business of those who have it.
 
+mod stream;
 mod sys;
 
 use std::io;
@@ -9,6 +10,8 @@ use std::os::fd::OwnedFd;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
+
+pub use stream::ByteStream;
 
 /// Longest path of a Unix socket, in bytes (`sun_path` less its terminator).
 pub const MAX_PATH: usize = 107;
@@ -104,7 +107,7 @@ pub fn connect_now(path: &Path) -> io::Result<UnixStream> {
 /// Copies what `stream` has into `to` without taking it; 0 is the end. Never waits.
 ///
 /// # Errors
-/// The errno of recv(2), `WouldBlock` among them.
+/// The errno of recvmsg(2), `WouldBlock` among them.
 pub fn peek(stream: &UnixStream, to: &mut [u8]) -> io::Result<usize> {
     sys::peek(stream, to)
 }

@@ -50,12 +50,27 @@ pub(super) fn connect(path: &Path) -> io::Result<UnixStream> {
     Ok(socket.into())
 }
 
-/// One recv(2) that leaves what it copies where it is, and never waits.
+/// One recvmsg(2) that leaves what it copies where it is, and never waits.
 pub(super) fn peek(stream: &UnixStream, to: &mut [u8]) -> io::Result<usize> {
     const FLAGS: libc::c_int = libc::MSG_PEEK | libc::MSG_DONTWAIT;
+    let mut piece = libc::iovec { iov_base: to.as_mut_ptr().cast(), iov_len: to.len() };
+    // SAFETY: all zeroes is a valid message header: no address, no pieces, no room for descriptors.
+    let mut message: libc::msghdr = unsafe { std::mem::zeroed() };
+    (message.msg_iov, message.msg_iovlen) = (&raw mut piece, 1);
+    // SAFETY: the header has one piece, which is writable for its whole length.
+    count(unsafe { libc::recvmsg(stream.as_raw_fd(), &raw mut message, FLAGS) })
+}
+
+/// One read(2).
+pub(super) fn read(stream: &UnixStream, to: &mut [u8]) -> io::Result<usize> {
     // SAFETY: `to` is writable for its whole length.
-    let n = unsafe { libc::recv(stream.as_raw_fd(), to.as_mut_ptr().cast(), to.len(), FLAGS) };
-    usize::try_from(n).map_err(|_| io::Error::last_os_error())
+    count(unsafe { libc::read(stream.as_raw_fd(), to.as_mut_ptr().cast(), to.len()) })
+}
+
+/// One write(2).
+pub(super) fn write(stream: &UnixStream, from: &[u8]) -> io::Result<usize> {
+    // SAFETY: `from` is readable for its whole length.
+    count(unsafe { libc::write(stream.as_raw_fd(), from.as_ptr().cast(), from.len()) })
 }
 
 /// Raises the soft limit of descriptors to `count`, at most to the hard one.
@@ -96,6 +111,10 @@ fn address(path: &Path) -> io::Result<(libc::sockaddr_un, libc::socklen_t)> {
         *to = libc::c_char::from_ne_bytes([*from]);
     }
     Ok((address, size_of::<libc::sockaddr_un>().try_into().map_err(invalid)?))
+}
+
+fn count(result: libc::ssize_t) -> io::Result<usize> {
+    usize::try_from(result).map_err(|_| io::Error::last_os_error())
 }
 
 fn check(result: libc::c_int) -> io::Result<()> {

@@ -16,13 +16,14 @@ use std::os::fd::{AsFd, AsRawFd, RawFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
 
 use super::handshake::{Line, Peek, Progress};
 use super::service::{Service, SessionStream};
 use super::{Backend, Event, Readiness, Stream, StreamId};
-use crate::backend::socket::{self, SocketError, SocketFile};
+use crate::backend::socket::{self, ByteStream, SocketError, SocketFile};
 use crate::guest_io::IoVecs;
 use crate::memory::Buffers;
 
@@ -49,6 +50,11 @@ pub struct UnixEndpoint {
 /// What an endpoint and its backends share.
 struct Shared {
     listener: UnixListener,
+    /// Made once: a thread that serves devices needs no right to make another.
+    epoll: Epoll,
+    /// The number of the newest stream. It goes on with the next backend, so that no news of the one before is taken for
+    /// its own.
+    last_id: AtomicU64,
     connector: Box<dyn Connector>,
     services: BTreeMap<u32, Arc<dyn Service>>,
 }
@@ -93,7 +99,14 @@ impl UnixEndpoint {
         }
         socket::allow_descriptors(DESCRIPTORS);
         let connector = Box::new(Beside(path.to_owned()));
-        let shared = Shared { listener, connector, services };
+        let watched = Epoll::new().and_then(|epoll| {
+            let events = EpollEvent::new(EventSet::IN, LISTENER);
+            epoll.ctl(ControlOperation::Add, listener.as_raw_fd(), events).map(|()| epoll)
+        });
+        let epoll =
+            watched.map_err(|source| SocketError::Host { path: path.to_owned(), source })?;
+        let last_id = AtomicU64::new(LISTENER);
+        let shared = Shared { listener, epoll, last_id, connector, services };
         Ok(Self { shared: Arc::new(shared), file })
     }
 
@@ -124,15 +137,10 @@ impl UnixBackends {
     /// # Errors
     /// When the host has no descriptors left.
     pub fn open(&self) -> io::Result<Box<dyn Backend>> {
-        let epoll = Arc::new(Epoll::new()?);
-        let events = EpollEvent::new(EventSet::IN, LISTENER);
-        epoll.ctl(ControlOperation::Add, self.0.listener.as_raw_fd(), events)?;
         Ok(Box::new(Unix {
             shared: self.0.clone(),
-            epoll,
             greeting: BTreeMap::new(),
             spare: Some(self.0.listener.try_clone()?),
-            last_id: LISTENER,
         }))
     }
 }
@@ -140,17 +148,15 @@ impl UnixBackends {
 /// The connections of an active device.
 struct Unix {
     shared: Arc<Shared>,
-    epoll: Arc<Epoll>,
     /// Programs at their first line, the oldest first.
     greeting: BTreeMap<u64, Greeting>,
     /// A descriptor to give up when there is no other: a program that cannot be accepted would be news for
     /// ever.
     spare: Option<UnixListener>,
-    last_id: u64,
 }
 
 struct Greeting {
-    stream: UnixStream,
+    stream: ByteStream,
     line: Line,
 }
 
@@ -182,7 +188,7 @@ impl Unix {
         if self.greeting.len() >= MAX_GREETING {
             self.greeting.pop_first();
         }
-        self.greeting.insert(id.0, Greeting { stream, line: Line::default() });
+        self.greeting.insert(id.0, Greeting { stream: stream.into(), line: Line::default() });
         self.listen_to(id, Readiness::default(), events);
     }
 
@@ -210,28 +216,27 @@ impl Unix {
 
     fn watch(&self, stream: &UnixStream, id: StreamId) -> io::Result<()> {
         let events = EpollEvent::new(QUIET, id.0);
-        self.epoll.ctl(ControlOperation::Add, stream.as_raw_fd(), events)
+        self.shared.epoll.ctl(ControlOperation::Add, stream.as_raw_fd(), events)
     }
 
-    fn stream(&self, stream: UnixStream, id: StreamId) -> Box<dyn Stream> {
-        let epoll = self.epoll.clone();
-        Box::new(UnixSocket { stream, id, epoll, iovecs: IoVecs::new(), watches_room: false })
+    fn stream(&self, stream: ByteStream, id: StreamId) -> Box<dyn Stream> {
+        let shared = self.shared.clone();
+        Box::new(UnixSocket { stream, id, shared, iovecs: IoVecs::new(), watches_room: false })
     }
 
     fn next_id(&mut self) -> StreamId {
-        self.last_id += 1;
-        StreamId(self.last_id)
+        StreamId(self.shared.last_id.fetch_add(1, Ordering::Relaxed) + 1)
     }
 }
 
 impl Backend for Unix {
     fn fd(&self) -> RawFd {
-        self.epoll.as_raw_fd()
+        self.shared.epoll.as_raw_fd()
     }
 
     fn poll(&mut self, events: &mut Vec<Event>) {
         let mut ready = [EpollEvent::default(); MAX_EVENTS];
-        let count = self.epoll.wait(0, &mut ready).unwrap_or_else(|error| {
+        let count = self.shared.epoll.wait(0, &mut ready).unwrap_or_else(|error| {
             log::error!("vsock: no news from the host: {error}");
             0
         });
@@ -254,15 +259,15 @@ impl Backend for Unix {
         }
         let stream = self.shared.connector.connect(port)?;
         self.watch(&stream, id)?;
-        Ok((id, self.stream(stream, id)))
+        Ok((id, self.stream(stream.into(), id)))
     }
 }
 
 /// One connection. Closing its descriptor takes it out of the epoll set.
 struct UnixSocket {
-    stream: UnixStream,
+    stream: ByteStream,
     id: StreamId,
-    epoll: Arc<Epoll>,
+    shared: Arc<Shared>,
     iovecs: IoVecs,
     watches_room: bool,
 }
@@ -282,7 +287,7 @@ impl Stream for UnixSocket {
     }
 
     fn write_bytes(&mut self, from: &[u8]) -> io::Result<usize> {
-        (&self.stream).write(from)
+        self.stream.write(from)
     }
 
     fn watch_room(&mut self, on: bool) {
@@ -292,8 +297,8 @@ impl Stream for UnixSocket {
         let events = if on { QUIET | EventSet::OUT } else { QUIET };
         let event = EpollEvent::new(events, self.id.0);
         // A change also tells of room that is there already.
-        if let Err(error) = self.epoll.ctl(ControlOperation::Modify, self.stream.as_raw_fd(), event)
-        {
+        let fd = self.stream.as_raw_fd();
+        if let Err(error) = self.shared.epoll.ctl(ControlOperation::Modify, fd, event) {
             log::error!("vsock: a connection cannot be watched: {error}");
         }
     }
@@ -305,11 +310,11 @@ impl Stream for UnixSocket {
 
     fn accepted(&mut self, port: u32) -> io::Result<()> {
         // A fresh socket has room for one line.
-        (&self.stream).write_all(format!("OK {port}\n").as_bytes())
+        self.stream.write_all(format!("OK {port}\n").as_bytes())
     }
 }
 
-impl Peek for UnixStream {
+impl Peek for ByteStream {
     fn peek(&mut self, to: &mut [u8]) -> io::Result<usize> {
         socket::peek(self, to)
     }

@@ -86,7 +86,7 @@ fn a_writer_that_is_killed() {
 fn a_writer_without_room() {
     let scratch = Scratch::new();
     let fails = |call| Confinement::Fails(call, libc::ENOSPC);
-    for call in [libc::SYS_pwritev, libc::SYS_fsync, libc::SYS_rename] {
+    for call in [libc::SYS_pwritev2, libc::SYS_fsync, libc::SYS_rename] {
         let puppet = Puppet::start(parent(&scratch).confined(fails(call)));
         let directory = scratch.join(&format!("saved-{call}"));
         let ctl =

@@ -10,7 +10,6 @@ use std::fs::File;
 use std::io;
 use std::ops::Range;
 use std::os::fd::{AsFd, AsRawFd};
-use std::os::unix::fs::FileExt;
 
 use devices::guest_io;
 use devices::memory::GuestMemory;
@@ -136,7 +135,8 @@ fn mark_touched(
     for first in (0..pages.count).step_by(ENTRIES) {
         let count = ENTRIES.min(pages.count - first);
         let entries = entries.get_mut(..count * size_of::<u64>()).unwrap_or_default();
-        map.read_exact_at(entries, (start / PAGE_SIZE + first) as u64 * size_of::<u64>() as u64)?;
+        let at = (start / PAGE_SIZE + first) as u64 * size_of::<u64>() as u64;
+        guest_io::read_all_at(map.as_fd(), entries, at)?;
         for (index, entry) in (first..).zip(entries.as_chunks().0) {
             let entry = u64::from_ne_bytes(*entry);
             let is_here = entry & (PRESENT | SWAPPED) != 0;

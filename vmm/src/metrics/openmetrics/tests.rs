@@ -25,6 +25,10 @@ fn everything_is_told_and_can_be_read() {
     expect("vmm_loop_wakeups_total", &[("loop", "a\"b\\c\nd")], 0.0);
     expect("vmm_guest_memory_bytes", &[], 33_554_432.0);
     expect("vmm_resident_bytes", &[("of", "guest")], 4096.0);
+    expect("vmm_cgroup_memory_bytes", &[("of", "peak")], 16384.0);
+    expect("vmm_cgroup_cpu_seconds_total", &[], 2.0);
+    expect("vmm_cgroup_throttled_seconds_total", &[], 7e-9);
+    expect("vmm_cgroup_threads", &[], 4.0);
     let queue = |rest: &[(&'static str, &'static str)]| {
         [&[("disk", "root"), ("queue", "0")], rest].concat()
     };

@@ -6,7 +6,6 @@
 
 use std::io;
 use std::os::fd::AsFd;
-use std::os::unix::fs::FileExt;
 use std::sync::PoisonError;
 
 use super::super::Disk;
@@ -41,7 +40,7 @@ impl Bounce {
     ) -> io::Result<u64> {
         let window = Window::around(disk.alignment, offset, len)?;
         let buffer = self.aligned(disk.alignment, window.len)?;
-        let got = disk.file.read_at(buffer, window.start)?;
+        let got = guest_io::read_at(disk.file.as_fd(), buffer, window.start)?;
         let end = got.min(window.skip + window.piece);
         let Some(piece) = buffer.get(window.skip..end) else {
             return Ok(0);
@@ -63,7 +62,7 @@ impl Bounce {
         let mut turn = None;
         if window.piece != window.len {
             turn = Some(disk.partial_write.lock().unwrap_or_else(PoisonError::into_inner));
-            disk.file.read_exact_at(buffer, window.start)?;
+            guest_io::read_all_at(disk.file.as_fd(), buffer, window.start)?;
         }
         let piece = buffer.get_mut(window.skip..window.skip + window.piece);
         fill(piece.unwrap_or_default())?;

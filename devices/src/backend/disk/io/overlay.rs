@@ -4,13 +4,12 @@
 
 use std::io;
 use std::os::fd::AsFd;
-use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
 use super::super::Disk;
 use super::super::overlay::{Map, Overlay, Place};
 use super::{DiskIo, Op, Outcome, Started};
-use crate::guest_io::IoVecs;
+use crate::guest_io::{self, IoVecs};
 use crate::memory::{Buffers, GuestMemory, Segment};
 
 /// Zeroes that are copied at a time.
@@ -159,9 +158,9 @@ fn patch_cluster(
             // The image may end within its last cluster.
             let end = index(size.min((disk.sectors() * super::super::SECTOR) - cluster * size));
             let whole = buffer.get_mut(..end).unwrap_or_default();
-            disk.file.read_exact_at(whole, cluster * size)?;
+            guest_io::read_all_at(disk.file.as_fd(), whole, cluster * size)?;
         }
-        Place::Under(at) => overlay.file_under()?.read_exact_at(buffer, at)?,
+        Place::Under(at) => guest_io::read_all_at(overlay.file_under()?.as_fd(), buffer, at)?,
         // Only what is patched is written.
         Place::Data(_) => {}
     }
@@ -174,10 +173,10 @@ fn patch_cluster(
     }
     if let Place::Data(at) = place {
         let part = buffer.get(part).unwrap_or_default();
-        return overlay.file.write_all_at(part, at + skip);
+        return guest_io::write_all_at(overlay.file.as_fd(), part, at + skip);
     }
     let at = overlay.claim(map, cluster, 1)?;
-    overlay.file.write_all_at(buffer, at)?;
+    guest_io::write_all_at(overlay.file.as_fd(), buffer, at)?;
     overlay.settle(map, cluster, 1)
 }
 

@@ -5,11 +5,12 @@
 
 use std::fs::File;
 use std::io;
-use std::os::unix::fs::FileExt;
+use std::os::fd::AsFd;
 
 use super::format::{self, Header, PAGE_ENTRIES, SNAPSHOT, ZEROES};
 use super::table::Table;
 use super::{Map, Overlay, Place, sys};
+use crate::guest_io;
 
 /// Bytes that are copied at a time: what is zero as a whole is left out.
 const PIECE: usize = 64 << 10;
@@ -74,13 +75,15 @@ impl Overlay {
             }
         }
         run.map_or(Ok(()), |run| copy.add(&run))?;
-        table.write_changes(|page, bytes| to.write_all_at(bytes, Header::table_page(page)))?;
+        table.write_changes(|page, bytes| {
+            guest_io::write_all_at(to.as_fd(), bytes, Header::table_page(page))
+        })?;
         // It is as long as its clusters say, also where the last of them is zero.
         if to.metadata()?.len() < copy.end {
-            to.write_all_at(&[0], copy.end - 1)?;
+            guest_io::write_all_at(to.as_fd(), &[0], copy.end - 1)?;
         }
-        to.write_all_at(&id, SNAPSHOT)?;
-        to.write_all_at(&header.to_bytes(), 0)
+        guest_io::write_all_at(to.as_fd(), &id, SNAPSHOT)?;
+        guest_io::write_all_at(to.as_fd(), &header.to_bytes(), 0)
     }
 
     /// Whether a piece of the table may say anything.
@@ -113,9 +116,9 @@ impl Copy<'_> {
         self.buffer.resize(PIECE, 0);
         // Clusters are multiples of it.
         for offset in (0..run.len).step_by(PIECE) {
-            run.from.read_exact_at(&mut self.buffer, run.start + offset)?;
+            guest_io::read_all_at(run.from.as_fd(), &mut self.buffer, run.start + offset)?;
             if self.buffer.iter().any(|byte| *byte != 0) {
-                self.to.write_all_at(&self.buffer, self.end + offset)?;
+                guest_io::write_all_at(self.to.as_fd(), &self.buffer, self.end + offset)?;
             }
         }
         Ok(())

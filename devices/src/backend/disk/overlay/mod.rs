@@ -16,11 +16,13 @@ mod table;
 
 use std::fs::{File, OpenOptions};
 use std::io;
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::os::fd::AsFd;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::{DiskError, lock, sys};
+use crate::guest_io;
 use format::{AS_BASE, Header, ZEROES};
 use table::Table;
 
@@ -104,7 +106,7 @@ impl SavedOverlay {
     /// The host's, and a file that is too short.
     pub fn snapshot(&self) -> io::Result<[u8; 16]> {
         let mut id = [0; 16];
-        self.file.read_exact_at(&mut id, format::SNAPSHOT).map(|()| id)
+        guest_io::read_all_at(self.file.as_fd(), &mut id, format::SNAPSHOT).map(|()| id)
     }
 
     /// Makes a copy of one a part of the snapshot `id`.
@@ -112,7 +114,7 @@ impl SavedOverlay {
     /// # Errors
     /// The host's.
     pub fn belong_to(copy: &File, id: [u8; 16]) -> io::Result<()> {
-        copy.write_all_at(&id, format::SNAPSHOT)
+        guest_io::write_all_at(copy.as_fd(), &id, format::SNAPSHOT)
     }
 }
 
@@ -183,8 +185,7 @@ impl Overlay {
             let copied = Self::saved(saved, expected)?.copy_to(&file, [0; 16]);
             copied.and_then(|()| file.sync_all()).map_err(DiskError::io(kept, "write it"))?;
         } else if len == 0 {
-            let made = file
-                .write_all_at(&expected.to_bytes(), 0)
+            let made = guest_io::write_all_at(file.as_fd(), &expected.to_bytes(), 0)
                 .and_then(|()| file.set_len(expected.data(0)))
                 .and_then(|()| file.sync_all());
             made.map_err(DiskError::io(kept, "write it"))?;
@@ -204,7 +205,8 @@ impl Overlay {
         let unfit = |source| DiskError::Overlay { path: path.to_owned(), source };
         let len = file.metadata().map_err(DiskError::io(path, "inspect it"))?.len();
         let mut bytes = [0; 40];
-        file.read_exact_at(&mut bytes, 0).map_err(|_| unfit(OverlayError::NotOne))?;
+        guest_io::read_all_at(file.as_fd(), &mut bytes, 0)
+            .map_err(|_| unfit(OverlayError::NotOne))?;
         let header = Header::read(&bytes).map_err(unfit)?;
         if header.size != expected.size {
             let (overlay, image) = (header.size, expected.size);
@@ -261,7 +263,7 @@ impl Overlay {
     fn place(&self, map: &mut Map, cluster: u64) -> io::Result<Place> {
         let Map { table, used } = map;
         let entry = table.get(cluster, |page, bytes| match self.has_table {
-            true => self.file.read_exact_at(bytes, Header::table_page(page)),
+            true => guest_io::read_all_at(self.file.as_fd(), bytes, Header::table_page(page)),
             // The file has only data.
             false => Ok(()),
         })?;
@@ -316,7 +318,9 @@ impl Overlay {
             Err(error) if error.raw_os_error() == Some(libc::EOPNOTSUPP) => {
                 let size = usize::try_from(self.cluster()).map_err(io::Error::other)?;
                 let zeroes = vec![0; size];
-                (at..at + len).step_by(size).try_for_each(|at| self.file.write_all_at(&zeroes, at))
+                (at..at + len)
+                    .step_by(size)
+                    .try_for_each(|at| guest_io::write_all_at(self.file.as_fd(), &zeroes, at))
             }
             result => result,
         }
@@ -330,7 +334,7 @@ impl Overlay {
     }
 
     fn write_table(&self, page: u64, bytes: &[u8]) -> io::Result<()> {
-        self.file.write_all_at(bytes, Header::table_page(page))
+        guest_io::write_all_at(self.file.as_fd(), bytes, Header::table_page(page))
     }
 
     /// Makes everything that was written so far durable. What will be thrown away need not be.
@@ -370,8 +374,8 @@ fn fingerprint(base: &File, size: u64) -> io::Result<u64> {
     let len = usize::try_from(size.min(FINGERPRINT)).unwrap_or(0);
     let mut bytes = vec![0; 2 * len];
     let (start, end) = bytes.split_at_mut(len);
-    base.read_exact_at(start, 0)?;
-    base.read_exact_at(end, size - len as u64)?;
+    guest_io::read_all_at(base.as_fd(), start, 0)?;
+    guest_io::read_all_at(base.as_fd(), end, size - len as u64)?;
     Ok(format::checksum(&bytes))
 }
 
