@@ -4,6 +4,7 @@
 //! fails only when it keeps every machine from running; what concerns some machines is a warning.
 
 mod host;
+mod jail;
 mod kvm;
 mod memory;
 mod net;
@@ -85,6 +86,7 @@ fn examine_host(host: &dyn Host) -> Report {
     let mut checks = kvm::checks(host);
     checks.extend(net::checks(host));
     checks.extend(memory::checks(host));
+    checks.extend(jail::checks(host));
     let can_run_vm = checks.iter().all(|check| check.status != Status::Fail);
     let can_run_linux = can_run_vm && !kvm::is_pvm(host);
     Report { can_run_vm, can_run_linux, checks }

@@ -7,6 +7,8 @@ use std::path::PathBuf;
 
 use kvm_ioctls::{Cap, Kvm};
 
+use crate::jail::{self, JailError};
+
 /// A host that can be asked. Paths are absolute.
 pub(super) trait Host {
     /// The text of a small file, when it can be read.
@@ -17,6 +19,12 @@ pub(super) trait Host {
     fn list(&self, path: &str) -> Vec<String>;
     /// What becomes of opening a device node for reading and writing.
     fn open(&self, path: &str) -> Node;
+    /// Whether this user may make something in a directory.
+    fn may_write(&self, path: &str) -> bool;
+    /// What becomes of entering a jail: nothing, or what is in the way and what to do about it, where that is known.
+    fn try_jail(&self) -> Result<(), (String, Option<String>)>;
+    /// The version of Landlock; 0 when there is none.
+    fn landlock(&self) -> u32;
     /// What an open /dev/kvm says; `None` when it does not open.
     fn kvm(&self) -> Option<KvmAnswers>;
 }
@@ -138,6 +146,23 @@ impl Host for ThisHost {
             }
             Err(error) => Node::Fails(error.to_string()),
         }
+    }
+
+    fn may_write(&self, path: &str) -> bool {
+        jail::may_write(&self.at(path))
+    }
+
+    fn try_jail(&self) -> Result<(), (String, Option<String>)> {
+        jail::try_out().map_err(|error| match error {
+            JailError::Step { step, remedy, source } => {
+                (format!("cannot {step}: {source}"), remedy)
+            }
+            other => (other.to_string(), None),
+        })
+    }
+
+    fn landlock(&self) -> u32 {
+        jail::landlock_version()
     }
 
     fn kvm(&self) -> Option<KvmAnswers> {

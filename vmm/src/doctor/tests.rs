@@ -10,6 +10,9 @@ struct FakeHost {
     files: HashMap<String, String>,
     nodes: HashMap<&'static str, Node>,
     kvm: Option<KvmAnswers>,
+    landlock: u32,
+    jail: Result<(), (String, Option<String>)>,
+    locked: Vec<&'static str>,
 }
 
 impl FakeHost {
@@ -24,6 +27,9 @@ impl FakeHost {
                 max_vcpus: 1024,
                 trial: Ok(()),
             }),
+            landlock: 7,
+            jail: Ok(()),
+            locked: Vec::new(),
         };
         host.file("/sys/module/kvm_intel", "")
             .file("/proc/cpuinfo", "processor\t: 0\nflags\t\t: fpu vmx sse\n")
@@ -31,6 +37,10 @@ impl FakeHost {
             .file("/proc/meminfo", "MemTotal: 8000000 kB\nMemAvailable: 4194304 kB\nHugePages_Total: 4\nHugePages_Free: 3\nCommitLimit: 2097152 kB\nCommitted_AS: 1048576 kB\n")
             .file("/proc/sys/vm/overcommit_memory", "0\n")
             .file("/sys/kernel/mm/transparent_hugepage/enabled", "always [madvise] never\n")
+            .file("/proc/sys/kernel/seccomp/actions_avail", "kill_process trap errno log allow\n")
+            .file("/proc/mounts", "cgroup2 /sys/fs/cgroup cgroup2 rw 0 0\n")
+            .file("/proc/self/cgroup", "0::/\n")
+            .file("/sys/fs/cgroup/cgroup.controllers", "cpuset cpu io memory pids\n")
             .file("/etc/group", "root:x:0:\nkvm:x:104:someone\n")
     }
 
@@ -80,6 +90,18 @@ impl Host for FakeHost {
         self.nodes.get(path).cloned().unwrap_or(Node::Missing)
     }
 
+    fn may_write(&self, path: &str) -> bool {
+        !self.locked.contains(&path.trim_end_matches('/'))
+    }
+
+    fn try_jail(&self) -> Result<(), (String, Option<String>)> {
+        self.jail.clone()
+    }
+
+    fn landlock(&self) -> u32 {
+        self.landlock
+    }
+
     fn kvm(&self) -> Option<KvmAnswers> {
         self.kvm.clone()
     }
@@ -115,7 +137,11 @@ fn a_good_host_gets_no_advice() {
             "tap devices",
             "memory",
             "overcommit",
-            "huge pages"
+            "huge pages",
+            "seccomp",
+            "jail",
+            "Landlock",
+            "limits"
         ]
     );
     for check in &report.checks {
@@ -175,6 +201,46 @@ fn kvm_pvm_runs_machines_but_not_linux() {
     assert!(report.can_run_vm && !report.can_run_linux);
     assert_eq!(report.exit_code(), ExitCode::PowerOff);
     assert!(report.text().ends_with("but not with an ordinary Linux kernel.\n"));
+}
+
+#[test]
+fn what_confines_machines_is_checked() {
+    let warn = Status::Warn;
+    let host = FakeHost::good().without("/proc/sys/kernel/seccomp/actions_avail");
+    assert_check(&host, "seccomp", warn, "--seccomp off", "CONFIG_SECCOMP_FILTER");
+    let mut host = FakeHost::good();
+    host.landlock = 0;
+    assert_check(&host, "Landlock", warn, "none", "CONFIG_SECURITY_LANDLOCK");
+    let mut host = FakeHost::good();
+    host.jail = Err(("cannot mount".to_owned(), Some("let root allow it".to_owned())));
+    assert_check(&host, "jail", warn, "no --jail: cannot mount", "let root allow it");
+    host.jail = Err(("cannot mount".to_owned(), None));
+    assert_check(&host, "jail", warn, "cannot mount", "vmm jailer");
+    assert!(examine_host(&host).can_run_vm);
+}
+
+#[test]
+fn limits_take_a_cgroup_that_this_user_may_divide() {
+    let warn = Status::Warn;
+    let mut locked = FakeHost::good();
+    locked.locked = vec!["/sys/fs/cgroup"];
+    assert_check(&locked, "limits", warn, "cpu, memory, pids, io", "--jail=cgroup=PATH");
+    // In the cgroup of a session there are processes.
+    let own = |control: &str| {
+        FakeHost::good()
+            .file("/proc/self/cgroup", "0::/user\n")
+            .file("/sys/fs/cgroup/user", "")
+            .file("/sys/fs/cgroup/user/cgroup.controllers", "cpu io memory pids\n")
+            .file("/sys/fs/cgroup/user/cgroup.subtree_control", control)
+    };
+    assert_check(&own("memory pids\n"), "limits", warn, "limits of cpu, io", "root");
+    assert_check(&own("cpu io memory pids\n"), "limits", Status::Ok, "all", "");
+    // Version 1 beside it.
+    let mounts = "cgroup2 /sys/fs/cgroup cgroup2 rw 0 0\ncgroup /cg/pids cgroup rw,pids 0 0\n";
+    let both = own("memory cpu io\n").file("/proc/mounts", mounts);
+    assert_check(&both, "limits", Status::Ok, "all", "");
+    let none = FakeHost::good().without("/proc/mounts");
+    assert_check(&none, "limits", warn, "cpu, memory, pids, io", "root");
 }
 
 #[test]

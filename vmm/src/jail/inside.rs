@@ -67,6 +67,20 @@ pub(super) fn settle<T>(
     Ok(done)
 }
 
+/// Makes all namespaces, the empty root in them and no more.
+///
+/// # Errors
+/// An errno.
+pub(super) fn try_namespaces() -> Result<libc::c_int, libc::c_int> {
+    let errno = |error: JailError| match error {
+        JailError::Step { source, .. } => source.raw_os_error().unwrap_or(libc::EPERM),
+        _ => libc::EPERM,
+    };
+    make_namespaces().and_then(|()| empty_root()).map_err(errno)?;
+    let network = sys::unshare(libc::CLONE_NEWNET);
+    network.map(|()| 0).map_err(|error| error.raw_os_error().unwrap_or(libc::EPERM))
+}
+
 /// All at once, which is quicker; where that is refused, one by one, to tell which.
 fn make_namespaces() -> Result<(), JailError> {
     let all = NAMESPACES.iter().fold(0, |all, (flag, _)| all | flag);

@@ -33,7 +33,7 @@ use crate::process;
 use cgroup::Cgroups;
 use channel::Channel;
 pub use error::{JailError, Step};
-use sys::Side;
+use sys::{End, Side};
 
 /// Who runs a jail that root asked for without naming anybody: the user that owns nothing.
 const NOBODY: u32 = 65534;
@@ -138,6 +138,28 @@ impl Jail {
         }
     }
 }
+
+/// Whether this user can be jailed, found out by a process that goes as far as to its namespaces and ends there. This one
+/// must have one thread.
+///
+/// # Errors
+/// [`JailError`], which says what the host must allow.
+pub(crate) fn try_out() -> Result<(), JailError> {
+    let jail = Jail::new(JailConfig::default(), CgroupLimits::default())?;
+    match sys::fork_into(jail.way.namespaces()).map_err(JailError::at(Step::Fork))? {
+        Side::Child => sys::exit_now(inside::try_namespaces().unwrap_or_else(|errno| errno)),
+        Side::Parent { child, .. } => {
+            let failed = JailError::at(Step::Namespace("all of them"));
+            match sys::wait_for_end(child.as_fd()).map_err(&failed)? {
+                End::Exit(0) => Ok(()),
+                End::Exit(errno) => Err(failed(std::io::Error::from_raw_os_error(errno))),
+                End::Signal(_) => Err(failed(std::io::ErrorKind::Interrupted.into())),
+            }
+        }
+    }
+}
+
+pub(crate) use sys::{landlock_version, may_write};
 
 impl Way {
     /// Those that a process inside begins in.

@@ -11,12 +11,14 @@ mod landlock;
 mod message;
 mod tree;
 
-use std::ffi::CStr;
+use std::ffi::{CStr, CString};
 use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
-use std::ptr;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::UnixDatagram;
+use std::path::Path;
+use std::ptr;
 
 pub(crate) use landlock::{LandlockAttributes, landlock, landlock_version};
 pub(crate) use message::{receive, send, set_patience, socket_pair};
@@ -326,6 +328,13 @@ pub(crate) fn raise_by_default(signal: libc::c_int) {
 pub(crate) fn stop() {
     // SAFETY: raise has no preconditions.
     unsafe { libc::raise(libc::SIGSTOP) };
+}
+
+/// Whether this user may make something in a directory (access(2)).
+pub(crate) fn may_write(directory: &Path) -> bool {
+    let Ok(path) = CString::new(directory.as_os_str().as_bytes()) else { return false };
+    // SAFETY: a terminated string.
+    unsafe { libc::access(path.as_ptr(), libc::W_OK) == 0 }
 }
 
 /// Whether the group of this process is the one that the terminal `fd` listens to.
