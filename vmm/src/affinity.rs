@@ -48,6 +48,12 @@ impl CpuSet {
         if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
     }
 
+    /// How many they are.
+    #[must_use]
+    pub fn count(&self) -> usize {
+        self.0.iter().map(|word| word.count_ones() as usize).sum()
+    }
+
     /// Whether `cpu` is one of them.
     #[must_use]
     pub fn contains(&self, cpu: u16) -> bool {
@@ -90,6 +96,8 @@ mod tests {
             (&[5, 5, u16::MAX], "5"),
         ] {
             assert_eq!(CpuSet::new(cpus).to_string(), text);
+            let count = (0..u16::MAX).filter(|&cpu| CpuSet::new(cpus).contains(cpu)).count();
+            assert_eq!(CpuSet::new(cpus).count(), count, "{text}");
         }
     }
 

@@ -20,6 +20,12 @@ impl Hierarchy {
     }
 }
 
+/// Whether `word` is one of those in `text`, as the kernel lists controllers.
+#[inline(never)]
+pub(crate) fn has_word(text: &str, word: &str) -> bool {
+    text.split_ascii_whitespace().any(|it| it == word)
+}
+
 /// The hierarchies in `mounts` (proc(5), /proc/mounts).
 pub(crate) fn hierarchies(mounts: &str) -> Vec<Hierarchy> {
     let line = |line: &str| {

@@ -25,6 +25,7 @@ use vm_memory::{
     MemoryRegionAddress,
 };
 
+use crate::affinity::CpuSet;
 use crate::config::{Backing, Pages};
 use huge::Pool;
 
@@ -263,7 +264,8 @@ fn prefault(memory: &GuestMemory) -> io::Result<()> {
         }
         Ok(())
     };
-    let threads = thread::available_parallelism().map_or(1, usize::from).min(pieces.len());
+    // What the standard library asks besides, a cgroup's quota, takes more code than all this.
+    let threads = CpuSet::of_this_thread().map_or(1, |cpus| cpus.count()).min(pieces.len());
     thread::scope(|scope| {
         let others: Vec<_> = (1..threads).map(|_| scope.spawn(work)).collect();
         let mine = work();

@@ -29,7 +29,7 @@ fn sample(line: &str) -> Option<Sample<'_>> {
     let (series, value) = line.split_at_checked(end)?;
     let (name, labels) = series.split_once('{').unwrap_or((series, "}"));
     // Behind the value there may be a time.
-    let value = value.split_whitespace().next()?;
+    let value = value.split_ascii_whitespace().next()?;
     Some(Sample { name, labels: labels.strip_suffix('}')?, value })
 }
 

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use super::Check;
 use super::host::Host;
-use crate::cgroup::{hierarchies, own_path};
+use crate::cgroup::{has_word, hierarchies, own_path};
 
 /// What limits are given to (`--cpu-limit` and the like).
 const CONTROLLERS: [&str; 4] = ["cpu", "memory", "pids", "io"];
@@ -17,7 +17,7 @@ pub(super) fn checks(host: &dyn Host) -> Vec<Check> {
 fn check_filters(host: &dyn Host) -> Check {
     const NAME: &str = "seccomp";
     let actions = host.read("/proc/sys/kernel/seccomp/actions_avail").unwrap_or_default();
-    if actions.split_whitespace().any(|action| action == "trap") {
+    if has_word(&actions, "trap") {
         return Check::ok(NAME, "system calls of each thread are filtered");
     }
     Check::warn(
@@ -67,8 +67,7 @@ fn check_limits(host: &dyn Host) -> Check {
     let unified = unified.map(|tree| (place(&tree.at, None), &tree.at));
     let has = |controller: &str| {
         let is_ours = |at: &Path| host.may_write(&at.to_string_lossy());
-        let says =
-            |at: &Path, file| read(&at.join(file)).split_whitespace().any(|it| it == controller);
+        let says = |at: &Path, file| has_word(&read(&at.join(file)), controller);
         // Below a cgroup in which processes are, only the root has any.
         let by_2 = unified.as_ref().is_some_and(|(at, root)| {
             let gives = at == *root || says(at, "cgroup.subtree_control");

@@ -181,7 +181,8 @@ impl Cpu {
     fn read(host: &dyn Host) -> Self {
         let text = host.read("/proc/cpuinfo").unwrap_or_default();
         let flags = text.lines().find_map(|line| line.strip_prefix("flags")?.split_once(':'));
-        let has = |name| flags.is_some_and(|(_, list)| list.split_whitespace().any(|f| f == name));
+        let has =
+            |name| flags.is_some_and(|(_, list)| list.split_ascii_whitespace().any(|f| f == name));
         Self { vmx: has("vmx"), svm: has("svm"), in_vm: has("hypervisor") }
     }
 }

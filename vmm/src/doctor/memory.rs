@@ -65,5 +65,5 @@ fn describe_huge_pages(host: &dyn Host, meminfo: &str) -> Check {
 /// The number of a line "Name:  123 kB"; also of those that count pages.
 fn field_kib(meminfo: &str, name: &str) -> Option<u64> {
     let line = meminfo.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))?;
-    line.split_whitespace().next()?.parse().ok()
+    line.split_ascii_whitespace().next()?.parse().ok()
 }

@@ -42,8 +42,8 @@ fn check_right(host: &dyn Host) -> Check {
     if has_net_admin(host) {
         return Check::ok(NAME, "/dev/net/tun opens, and this user may create taps");
     }
-    let uid =
-        status_field(host, "Uid").and_then(|ids| ids.split_whitespace().nth(1).map(str::to_owned));
+    let uid = status_field(host, "Uid")
+        .and_then(|ids| ids.split_ascii_whitespace().nth(1).map(str::to_owned));
     let taps: Vec<String> = host
         .list("/sys/class/net")
         .into_iter()

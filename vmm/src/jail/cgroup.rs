@@ -11,7 +11,7 @@ use std::thread;
 use std::time::Duration;
 
 use super::error::JailError;
-use crate::cgroup::{Hierarchy, hierarchies, own_path};
+use crate::cgroup::{Hierarchy, has_word, hierarchies, own_path};
 use crate::config::{CgroupLimits, IoLimit};
 use crate::metrics::cgroup::Accounts;
 use crate::process;
@@ -69,7 +69,7 @@ impl Cgroups {
         for value in values {
             let control = base.join("cgroup.subtree_control");
             let enabled = fs::read_to_string(&control).unwrap_or_default();
-            if !enabled.split_whitespace().any(|word| word == value.controller) {
+            if !has_word(&enabled, value.controller) {
                 write(&control, &format!("+{}", value.controller)).map_err(
                     |error| match error {
                         JailError::Cgroup { source, .. }
@@ -206,7 +206,7 @@ fn place(tree: &Hierarchy, parent: Option<&Path>, own: Option<PathBuf>) -> PathB
 
 fn has_all(base: &Path, values: &[Value]) -> bool {
     let text = fs::read_to_string(base.join("cgroup.controllers")).unwrap_or_default();
-    values.iter().all(|value| text.split_whitespace().any(|word| word == value.controller))
+    values.iter().all(|value| has_word(&text, value.controller))
 }
 
 /// The whole block device, "MAJOR:MINOR", that the file or device at `path` is on: partitions have no limits.

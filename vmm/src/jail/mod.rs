@@ -214,7 +214,7 @@ fn is_known(uid: u32, gid: u32) -> bool {
 /// Whether a map of a user namespace, lines of "first inside, first outside, count", has `number` inside.
 fn has_number(map: &str, number: u32) -> bool {
     let has = |line: &str| {
-        let mut words = line.split_whitespace().map(str::parse::<u64>);
+        let mut words = line.split_ascii_whitespace().map(str::parse::<u64>);
         let (Some(Ok(first)), Some(Ok(_)), Some(Ok(count))) =
             (words.next(), words.next(), words.next())
         else {

@@ -7,7 +7,7 @@ use std::path::{Component, Path};
 use std::str::FromStr;
 
 use super::{JailerConfig, JailerError, put};
-use crate::cgroup::{Hierarchy, hierarchies};
+use crate::cgroup::{Hierarchy, has_word, hierarchies};
 
 /// A file of a cgroup, and what is written to it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -60,7 +60,7 @@ pub(super) fn join(config: &JailerConfig, program: &OsStr) -> Result<(), JailerE
     // Where both are mounted, the one that has the controllers is the host's.
     let has_controllers = unified.is_some_and(|it| {
         let text = fs::read_to_string(it.at.join("cgroup.controllers")).unwrap_or_default();
-        let has = |value: &CgroupValue| text.split_whitespace().any(|it| it == value.controller());
+        let has = |value: &CgroupValue| has_word(&text, value.controller());
         config.cgroup.iter().all(has)
     });
     match (config.cgroup_version, unified) {
@@ -86,7 +86,7 @@ fn join_unified(config: &JailerConfig, tree: &Hierarchy, parent: &Path) -> Resul
         for value in &config.cgroup {
             let controller = value.controller();
             let text = fs::read_to_string(at.join("cgroup.controllers")).unwrap_or_default();
-            if !text.split_whitespace().any(|it| it == controller) {
+            if !has_word(&text, controller) {
                 return Err(missing(controller, 2));
             }
             write(&at.join("cgroup.subtree_control"), &format!("+{controller}"))?;

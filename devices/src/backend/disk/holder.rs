@@ -60,7 +60,7 @@ struct Lock<'a> {
 impl<'a> Lock<'a> {
     /// One that is held; who waits for it has an arrow in the second place.
     fn parse(line: &'a str) -> Option<Self> {
-        let mut words = line.split_whitespace().skip(1);
+        let mut words = line.split_ascii_whitespace().skip(1);
         let kind = words.next().filter(|word| *word != "->")?;
         let mut words = if kind == "LEASE" { return None } else { words.skip(2) };
         Some(Self { pid: words.next()?.parse().ok()?, file: words.next()? })
