@@ -30,7 +30,7 @@ const OTHER: u64 = 700;
 const SIZE: usize = 1 << 20;
 
 fn image(scratch: &Scratch) -> PathBuf {
-    scratch.file("image", [0x11; SIZE])
+    scratch.file("image", vec![0x11; SIZE])
 }
 
 fn put(disk: &mut Disk<'_>, puppet: &Puppet, byte: u8) {
