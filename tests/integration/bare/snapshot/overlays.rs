@@ -100,7 +100,7 @@ fn copies_begin_with_what_was_written() {
         assert_eq!(found(&copy), 1);
         copy.finish();
     }
-    assert!(fs::read(&image).unwrap() == [0x11; SIZE]);
+    assert!(fs::read(&image).unwrap() == vec![0x11; SIZE]);
 }
 
 fn generations_of_overlays() {
@@ -145,10 +145,10 @@ fn overlays_that_are_kept() {
     assert_eq!(found(&next), 6);
     next.finish();
     // Another image is none that it could lie over; another disk is the user's choice.
-    let other = scratch.file("other", [0x22; SIZE]);
+    let other = scratch.file("other", vec![0x22; SIZE]);
     let end = copy_of(&saved).disk(&other, ",id=data,snapshot=overlay").run().expect_code(152);
     end.expect_one_line(&["overlay-data-", "belongs to another image"]);
-    let plain = scratch.file("plain", [0x11; SIZE]);
+    let plain = scratch.file("plain", vec![0x11; SIZE]);
     let copy = Puppet::go_on(copy_of(&saved).disk(&plain, ",id=data"));
     assert_eq!(found(&copy), 0x11);
     copy.finish();
