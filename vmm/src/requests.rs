@@ -20,6 +20,7 @@ use crate::memory::file::Which;
 use crate::memory::file::writer::Writer;
 use crate::metrics::Snapshot;
 use crate::signals::Signal;
+use crate::snapshot::clones::{CloneOrder, ClonePlan};
 use crate::snapshot::{Draft, Place};
 
 /// Something to do with a machine.
@@ -113,6 +114,8 @@ pub struct SnapshotOrder {
     pub which: Which,
     /// The machine may run; it comes to rest for the time that it takes.
     pub may_run: bool,
+    /// Copies that are to go on from it, and are planned.
+    pub clones: Option<CloneOrder>,
     /// Its files. Whoever passes the order on makes them when the machine's owner says of which disks: it may not itself.
     pub draft: Option<Arc<Draft>>,
 }
@@ -135,6 +138,8 @@ pub struct Saved {
     pub state: Vec<u8>,
     /// For how long the guest stood still for it.
     pub pause: Duration,
+    /// The copies that were to be planned.
+    pub clones: Option<Vec<ClonePlan>>,
     /// Who still writes its memory. The machine's owner waits for that before it answers.
     pub writer: Option<Writer>,
 }

@@ -21,6 +21,8 @@ pub enum Method {
     Patch,
     /// Remove.
     Delete,
+    /// Do something that has an answer.
+    Post,
 }
 
 impl Method {
@@ -32,11 +34,13 @@ impl Method {
             Self::Put => "PUT",
             Self::Patch => "PATCH",
             Self::Delete => "DELETE",
+            Self::Post => "POST",
         }
     }
 
     fn from_name(name: &str) -> Option<Self> {
-        [Self::Get, Self::Put, Self::Patch, Self::Delete].into_iter().find(|it| it.name() == name)
+        let all = [Self::Get, Self::Put, Self::Patch, Self::Delete, Self::Post];
+        all.into_iter().find(|it| it.name() == name)
     }
 }
 

@@ -21,6 +21,7 @@ use crate::metrics::openmetrics;
 use crate::requests::{
     Answer, BalloonCommand, Code, Command, ConsoleDevice, MetadataCommand, Outcome, Refusal,
 };
+use crate::snapshot::clones;
 
 /// What a request asks for.
 #[derive(Debug, PartialEq)]
@@ -56,7 +57,7 @@ const NOT_HERE: &[(&str, &str)] = &[
 
 /// Finds out what a request asks for.
 pub fn route(method: Method, path: &str, body: &[u8]) -> Result<Target, Refusal> {
-    use Method::{Delete, Get, Patch, Put};
+    use Method::{Delete, Get, Patch, Post, Put};
     // A query means nothing here, and an unknown one changes nothing.
     let path = path.split('?').next().unwrap_or_default();
     let segments: Vec<&str> = path.split('/').filter(|segment| !segment.is_empty()).collect();
@@ -80,6 +81,7 @@ pub fn route(method: Method, path: &str, body: &[u8]) -> Result<Target, Refusal>
         (Patch, ["vm"]) => state(body)?,
         (Put, ["actions"]) => action(body)?,
         (Put, ["snapshot", "create"]) => Command::Snapshot(snapshot::create(body)?),
+        (Post, ["snapshot", "clone"]) => Command::Snapshot(snapshot::clone(body)?),
         (Put, ["snapshot", "load"]) => Command::Restore(Box::new(snapshot::load(body)?)),
         (Put, ["boot-source"]) => configure(Section::BootSource, body, &["kernel_image_path"])?,
         (Put, ["machine-config"]) => {
@@ -163,7 +165,10 @@ pub fn reply(outcome: Outcome) -> Reply {
                 let path = saved.draft.place().state().to_string_lossy().into_owned();
                 let pause_us = u64::try_from(saved.pause.as_micros()).unwrap_or(u64::MAX);
                 events::emit(Event::Snapshotted { path, pause_us });
-                Reply::done()
+                match saved.clones {
+                    Some(plans) => Reply::json(Status::Ok, &clones::to_json(&plans)),
+                    None => Reply::done(),
+                }
             }
             Err(error) => reply(Err(Refusal::new(Code::HostFailure, chain(&error)))),
         },

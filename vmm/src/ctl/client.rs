@@ -142,7 +142,12 @@ impl Client {
         Ok((self.stream, self.received))
     }
 
-    fn ask(&mut self, method: &str, path: &str, body: &str) -> Result<Vec<u8>, CtlError> {
+    pub(super) fn ask(
+        &mut self,
+        method: &str,
+        path: &str,
+        body: &str,
+    ) -> Result<Vec<u8>, CtlError> {
         self.say(method, path, body)?;
         self.answer()
     }

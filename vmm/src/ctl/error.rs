@@ -46,20 +46,6 @@ pub enum CtlError {
         /// The name.
         name: String,
     },
-    /// A disk that copies would share while they write to it.
-    #[error(
-        "disk {id:?} can be written: give each copy one of its own, such as with vmm --restore DIR --disk PATH,id={id}"
-    )]
-    Writable {
-        /// Its name.
-        id: String,
-    },
-    /// A network card without a tap for each copy.
-    #[error("net {id:?} needs a tap for each copy: --tap NAME, to which the number is added")]
-    NoTap {
-        /// Its name.
-        id: String,
-    },
     /// A copy does not run.
     #[error("copy {id}: {said}")]
     Clone {
@@ -94,9 +80,7 @@ impl CtlError {
             Self::NoMachine { .. } => ExitCode::NoMachine,
             Self::Broken(_) | Self::Nonsense(_) => ExitCode::BrokenConnection,
             Self::WaitedInVain { .. } => ExitCode::WaitedInVain,
-            Self::Name { .. } | Self::Writable { .. } | Self::NoTap { .. } => {
-                ExitCode::BadCommandLine
-            }
+            Self::Name { .. } => ExitCode::BadCommandLine,
             Self::Clone { .. } => ExitCode::Refused,
             Self::Output(_) | Self::Host { .. } => ExitCode::HostFailure,
             // As with `head`: whoever stopped reading has what it wanted.

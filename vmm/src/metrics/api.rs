@@ -5,11 +5,11 @@ use devices::counters;
 use super::{Snapshot, cut};
 
 /// The methods that a request can have.
-const METHODS: &str = "GET PUT PATCH DELETE";
+const METHODS: &str = "GET PUT PATCH DELETE POST";
 /// What the first part of a path can be; the last one, which is none, stands for all others.
 const ENDPOINTS: &str = " actions balloon boot-source cpu-config drives entropy events logger machine-config metrics mmds \
                          network-interfaces serial version vm vsock *";
-const METHOD_COUNT: usize = 4;
+const METHOD_COUNT: usize = 5;
 const ENDPOINT_COUNT: usize = 18;
 
 /// What a request is counted as.

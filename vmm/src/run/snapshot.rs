@@ -15,6 +15,7 @@ use crate::life_cycle::{Phase, PhaseError};
 use crate::memory::file::writer::Writer;
 use crate::memory::file::{self, Layer, Which};
 use crate::requests::{Answer, Code, Outcome, Refusal, RestoreOrder, Saved, SnapshotOrder};
+use crate::snapshot::clones::{self, CloneOrder};
 use crate::snapshot::host::Host;
 use crate::snapshot::record::{LayerRecord, MemoryRecord, OverlayRecord, Record};
 use crate::snapshot::{Draft, SnapshotError, Source};
@@ -51,6 +52,16 @@ impl Session {
             let message = "A snapshot needs a machine that is paused: PATCH /vm with state Paused.";
             return Ok(Err(Refusal::new(Code::NotPaused, message)));
         }
+        let plan = |order: &CloneOrder| {
+            let plan = self.life.as_ref().map(|life| clones::plan(order, &life.plan));
+            plan.unwrap_or_else(|| Ok(Vec::new()))
+        };
+        let clones = match order.clones.as_ref().map(plan).transpose() {
+            Ok(clones) => clones,
+            Err(error) => {
+                return Ok(Err(Refusal::new(Code::BadConfiguration, error.to_string())));
+            }
+        };
         let Some(draft) = order.draft.clone() else {
             let disks = self.life.iter().flat_map(|life| &life.plan.disks);
             let disks = disks.filter(|disk| disk.overlay.is_some()).map(|disk| disk.id.clone());
@@ -77,7 +88,8 @@ impl Session {
             life.machine.resume(&mut self.event_loop).map_err(host("resume the machine"))?;
         }
         let pause = if runs { asked.elapsed() } else { Duration::ZERO };
-        Ok(saved.map(|(state, writer)| Answer::Saved(Saved { draft, state, pause, writer })))
+        Ok(saved
+            .map(|(state, writer)| Answer::Saved(Saved { draft, state, pause, clones, writer })))
     }
 
     /// Writes the memory of the machine, which is at rest, or has it written if the machine `goes_on` afterwards. Gives

@@ -194,6 +194,7 @@ fn undone(path: &Path, id: Id) -> PathBuf {
     path.with_file_name(format!("{UNDONE}{id}-{name}"))
 }
 
+#[inline(never)]
 fn create(path: &Path) -> Result<File, SnapshotError> {
     let file = OpenOptions::new().read(true).write(true).create_new(true).open(path);
     let file = file.map_err(|source| SnapshotError::Create { path: path.to_owned(), source })?;

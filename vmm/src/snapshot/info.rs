@@ -6,7 +6,7 @@ use std::path::Path;
 use serde_json::{Value, json};
 
 use super::container::FORMAT;
-use super::record::Record;
+use super::record::{Record, overlays_to_json};
 use super::source::read_record;
 use super::{STATE, SnapshotError, at};
 use crate::ctl::printable;
@@ -36,7 +36,7 @@ fn json(record: &Record) -> Value {
         "meta": record.meta,
         "config": record.config,
         "memory": { "bytes": record.memory.bytes, "layers": layers.collect::<Vec<_>>() },
-        "overlays": record.overlays,
+        "overlays": overlays_to_json(&record.overlays),
         "vcpus": vcpus.collect::<Vec<_>>(),
         "devices": record.devices.iter().map(|(id, state)| (id.clone(), json!(state))).collect::<Value>(),
     })

@@ -3,7 +3,6 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
-use devices::backend::disk::SavedOverlay;
 use serde_json::json;
 
 use super::draft::{Draft, Place};
@@ -31,9 +30,8 @@ pub fn merge(snapshot: &Path, directory: &Path) -> Result<(), SnapshotError> {
     };
     write().map_err(|source| SnapshotError::Write { path: draft.memory_path(), source })?;
     for ((_, from), (disk, to)) in overlays.iter().zip(draft.overlays()) {
-        let copied = io::copy(&mut &*from.file, &mut &*to);
-        let copied = copied.and_then(|_| SavedOverlay::belong_to(to, draft.id().0));
         let path = draft.overlay_path(disk);
+        let copied = from.copy_to(to, draft.id().0);
         copied.map_err(|source| SnapshotError::Write { path, source })?;
     }
     let mut merged = Record { id: draft.id(), ..record };

@@ -5,10 +5,11 @@
 //!   DIR ── Source::read ──▶ Source ── builder::build ──▶ Microvm ── start ──▶ the guest's next instruction
 //! ```
 //!
-//! [`container`] is the file of state, [`record`] what is in it, [`draft`] how files come to their names, [`host`] whether
+//! [`clones`] plans copies, [`container`] is the file of state, [`record`] what is in it, [`draft`] how files come to their names, [`host`] whether
 //! a guest can go on elsewhere. Memory files are `crate::memory::file`'s, KVM's state is `crate::kvm::state`'s, devices
 //! know their own.
 
+pub mod clones;
 pub mod container;
 pub mod draft;
 pub mod host;

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use devices::state::State;
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::container::{Container, ContainerError, Id, Section};
 use crate::kvm::state::Pieces;
@@ -78,7 +78,7 @@ pub struct MemoryRecord {
 }
 
 /// What a disk has over its image.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct OverlayRecord {
     /// The disk's id.
     pub disk: String,
@@ -125,8 +125,7 @@ impl Record {
             sections.push(Section::new(format!("{DEVICE} {id}"), bytes));
         }
         if !self.overlays.is_empty() {
-            let bytes = serde_json::to_vec(&self.overlays).unwrap_or_default();
-            sections.push(Section::new(OVERLAYS, bytes));
+            sections.push(Section::new(OVERLAYS, json(&overlays_to_json(&self.overlays))));
         }
         Container { id: self.id, sections }.encode()
     }
@@ -179,13 +178,27 @@ impl Record {
                 .ok_or_else(|| wrong(VM))?,
             vcpus,
             overlays: match from.find(OVERLAYS) {
-                Some(_) => parse(&from, OVERLAYS)?,
+                Some(_) => overlays_of(&parse(&from, OVERLAYS)?).ok_or_else(|| wrong(OVERLAYS))?,
                 None => Vec::new(),
             },
             devices: from.all(DEVICE).map(device).collect::<Result<_, RecordError>>()?,
             memory,
         })
     }
+}
+
+/// As they are in the file, and shown.
+pub(super) fn overlays_to_json(overlays: &[OverlayRecord]) -> Value {
+    let one = |it: &OverlayRecord| json!({ "disk": it.disk, "file": it.file.to_string_lossy() });
+    overlays.iter().map(one).collect()
+}
+
+fn overlays_of(said: &Value) -> Option<Vec<OverlayRecord>> {
+    let one = |it: &Value| {
+        let text = |key| it.get(key)?.as_str();
+        Some(OverlayRecord { disk: text("disk")?.to_owned(), file: text("file")?.into() })
+    };
+    said.as_array()?.iter().map(one).collect()
 }
 
 fn parse<T: for<'de> Deserialize<'de>>(from: &Container, name: &str) -> Result<T, RecordError> {

@@ -59,7 +59,7 @@ fn what_is_not_a_request_is_refused() {
         ("GET / HTTP/2.0\r\n\r\n", "Invalid HTTP"),
         ("GET x HTTP/1.1\r\n\r\n", "not a path"),
         ("BREW / HTTP/1.1\r\n\r\n", "BREW"),
-        ("POST / HTTP/1.1\r\n\r\n", "POST"),
+        ("HEAD / HTTP/1.1\r\n\r\n", "HEAD"),
         ("PUT / HTTP/1.1\r\nContent-Length: -1\r\n\r\n", "not a number"),
         ("PUT / HTTP/1.1\r\nContent-Length: +1\r\n\r\n", "not a number"),
         ("PUT / HTTP/1.1\r\nContent-Length:\r\n\r\n", "not a number"),

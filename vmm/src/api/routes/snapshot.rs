@@ -5,11 +5,12 @@ use std::path::PathBuf;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::{malformed, read};
+use super::{malformed, object, read};
 use crate::config::{RestoreConfig, VmConfig, VsockConfig};
 use crate::memory::file::Which;
-use crate::requests::{Refusal, RestoreOrder, SnapshotOrder};
+use crate::requests::{Code, Refusal, RestoreOrder, SnapshotOrder};
 use crate::snapshot::Place;
+use crate::snapshot::clones::{COUNT_MAX, CloneOrder};
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -38,7 +39,36 @@ pub(super) fn create(body: &[u8]) -> Result<SnapshotOrder, Refusal> {
     };
     let which = if snapshot_type == Some(Kind::Diff) { Which::Changed } else { Which::All };
     let may_run = matches!(place, Place::Directory(_));
-    Ok(SnapshotOrder { place, which, may_run, draft: None })
+    Ok(SnapshotOrder { place, which, may_run, clones: None, draft: None })
+}
+
+pub(super) fn clone(body: &[u8]) -> Result<SnapshotOrder, Refusal> {
+    let (mut count, mut directory, mut tap, mut args) = (1, None, None, Vec::new());
+    let text = |value: &Value| value.as_str().map(str::to_owned);
+    for (key, value) in &object(body)? {
+        let is_right = match key.as_str() {
+            _ if value.is_null() => true,
+            "count" => value.as_u64().map(|number| count = number).is_some(),
+            "dir" => text(value).map(|path| directory = Some(PathBuf::from(path))).is_some(),
+            "tap" => text(value).map(|name| tap = Some(name)).is_some(),
+            "args" => {
+                let words = value.as_array().map(|words| words.iter().map(text).collect());
+                words.flatten().map(|words: Vec<_>| args = words).is_some()
+            }
+            _ => return Err(malformed(&format!("unknown field `{key}`"))),
+        };
+        if !is_right {
+            return Err(malformed(&format!("`{key}` has a value of another type")));
+        }
+    }
+    let directory = directory.ok_or_else(|| malformed("missing field `dir`"))?;
+    let count = u16::try_from(count).ok().filter(|count| (1..=COUNT_MAX).contains(count));
+    let count = count.ok_or_else(|| {
+        Refusal::new(Code::BadValue, format!("count must be from 1 to {COUNT_MAX}"))
+    })?;
+    let place = Place::Directory(directory.clone());
+    let clones = Some(CloneOrder { count, directory, tap, args });
+    Ok(SnapshotOrder { place, which: Which::All, may_run: true, clones, draft: None })
 }
 
 #[derive(Deserialize)]

@@ -13,15 +13,23 @@ struct Call {
     arguments: Vec<u64>,
 }
 
-/// The calls in a recording, whose lines are `PID<THREAD> CALL(0x1, 0x2...`. A thread has its name before its filter.
+/// The calls in a recording, whose lines are `PID<THREAD> CALL(0x1, 0x2...`. A thread has its name before its filter, and
+/// a fork has the filter of who forked.
 fn calls_in(text: &str, is_wanted: impl Fn(&str) -> bool) -> Vec<Call> {
     let mut confined = Vec::new();
     let mut calls = Vec::new();
     for line in text.lines() {
         let Some((pid, rest)) = line.split_once('<') else { continue };
         let Some((thread, rest)) = rest.split_once("> ") else { continue };
-        let Some((call, rest)) = rest.split_once('(') else { continue };
         let id = (pid.trim().to_owned(), thread.to_owned());
+        if (rest.starts_with("clone(") || rest.starts_with("<... clone resumed"))
+            && confined.contains(&id)
+            && let Some((_, child)) = rest.rsplit_once(" = 0x")
+            && let Ok(child) = u32::from_str_radix(child.trim(), 16)
+        {
+            confined.push((child.to_string(), thread.to_owned()));
+        }
+        let Some((call, rest)) = rest.split_once('(') else { continue };
         if call == "seccomp" {
             confined.push(id);
         } else if is_wanted(call) && confined.contains(&id) {
@@ -102,10 +110,20 @@ fn recordings_are_understood() {
         8<vcpu 0> ioctl(0xb, 0xae80, 0 <unfinished ...>\n\
         7<vmm> epoll_wait(0x6, 0x55, 0x40, 0xffffffff) = 0x1\n\
         8<vcpu 0> <... ioctl resumed>) = 0\n\
-        9<io x> read(0x1, 0, 0) = 0\n";
+        9<io x> read(0x1, 0, 0) = 0\n\
+        7<vmm> clone(0x11, 0, 0, 0, 0 <unfinished ...>\n\
+        7<vmm> <... clone resumed>) = 0xb\n\
+        11<vmm> close_range(0, 0x6, 0) = 0\n";
     let calls = calls_in(text, |_| true);
     let seen: Vec<_> = calls.iter().map(|it| (it.thread, it.name.as_str())).collect();
-    assert_eq!(seen, [(Thread::Vcpu, "ioctl"), (Thread::Main, "epoll_wait")]);
+    let expected = [
+        (Thread::Vcpu, "ioctl"),
+        (Thread::Main, "epoll_wait"),
+        (Thread::Main, "clone"),
+        (Thread::Main, "close_range"),
+    ];
+    assert_eq!(seen, expected);
+    assert!(ROWS.iter().any(|row| fits(row, &calls[2])));
     assert_eq!(calls[0].arguments, [0xb, 0xae80, 0]);
     let is_run = |row: &&Row| fits(row, &calls[0]);
     assert_eq!(ROWS.iter().filter(is_run).count(), 1);

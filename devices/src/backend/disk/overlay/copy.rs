@@ -95,6 +95,20 @@ impl Overlay {
     }
 }
 
+/// Copies all of a file. What is zero stays a hole.
+pub(super) fn copy_file(from: &File, to: &File) -> io::Result<()> {
+    let len = from.metadata()?.len();
+    let mut copy = Copy { to, end: 0, may_share: true, buffer: Vec::new() };
+    let whole = len - len % PIECE as u64;
+    if whole > 0 {
+        copy.add(&Run { from, start: 0, len: whole })?;
+    }
+    let mut rest = vec![0; usize::try_from(len - whole).unwrap_or(0)];
+    guest_io::read_all_at(from.as_fd(), &mut rest, whole)?;
+    guest_io::write_all_at(to.as_fd(), &rest, whole)?;
+    to.set_len(len)
+}
+
 /// Says where a cluster of the copy is.
 fn set(table: &mut Table, cluster: u64, entry: u32) -> io::Result<()> {
     table.get(cluster, |_, _| Ok(()))?;

@@ -109,12 +109,13 @@ impl SavedOverlay {
         guest_io::read_all_at(self.file.as_fd(), &mut id, format::SNAPSHOT).map(|()| id)
     }
 
-    /// Makes a copy of one a part of the snapshot `id`.
+    /// Copies it to the empty file `to`, as a part of the snapshot `id`.
     ///
     /// # Errors
     /// The host's.
-    pub fn belong_to(copy: &File, id: [u8; 16]) -> io::Result<()> {
-        guest_io::write_all_at(copy.as_fd(), &id, format::SNAPSHOT)
+    pub fn copy_to(&self, to: &File, id: [u8; 16]) -> io::Result<()> {
+        copy::copy_file(&self.file, to)?;
+        guest_io::write_all_at(to.as_fd(), &id, format::SNAPSHOT)
     }
 }
 
@@ -195,8 +196,9 @@ impl Overlay {
         Ok(overlay)
     }
 
-    /// That of a snapshot.
+    /// That of a snapshot, which nobody writes to meanwhile.
     fn saved(saved: &SavedOverlay, expected: Header) -> Result<Self, DiskError> {
+        lock(&saved.path, &saved.file, false)?;
         Self::with_table(&saved.path, saved.file.clone(), expected)
     }
 

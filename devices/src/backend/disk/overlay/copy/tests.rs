@@ -56,6 +56,9 @@ fn each_generation_begins_with_what_was_saved_of_the_one_before() {
         let mut disks = [0, 1].map(|_| open(&place, None, Some(&saved)));
         disks[0].write(0, &[1; CLUSTER]).unwrap();
         assert!(disks[1].read(0, SIZE) == model);
+        let error = Disk::open_overlaid(&place.image(), Some(&saved.path), None).unwrap_err();
+        assert!(matches!(error, DiskError::InUse { .. }), "while others read it: {error}");
+        drop((disks, saved.file));
         assert!(open(&place, Some(&saved.path), None).read(0, SIZE) == model);
         assert!(std::fs::read(place.image()).unwrap() == image());
     }
