@@ -30,6 +30,8 @@ impl Session {
                 Some(Ok(())) => reply(Ok(Answer::Saved(Saved { writer: None, ..saved }))),
                 Some(Err(source)) => {
                     let path = saved.draft.memory_path();
+                    // Its files are gone before anybody is told.
+                    drop(saved);
                     reply(Err(super::snapshot::refusal(&SnapshotError::Write { path, source })));
                 }
             }
