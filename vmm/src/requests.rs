@@ -15,13 +15,14 @@ use serde_json::{Map, Value};
 
 use crate::config::{Change, FileError, RateLimiter, RestoreConfig, VmConfig};
 use crate::event_loop::LoopHandle;
+use crate::exit_code::ExitCode;
 use crate::life_cycle::{PhaseError, When};
 use crate::memory::file::Which;
 use crate::memory::file::writer::Writer;
 use crate::metrics::Snapshot;
 use crate::signals::Signal;
 use crate::snapshot::clones::{CloneOrder, ClonePlan};
-use crate::snapshot::{Draft, Place};
+use crate::snapshot::{Draft, Place, SnapshotError};
 
 /// Something to do with a machine.
 #[derive(Debug, Clone, PartialEq)]
@@ -260,6 +261,18 @@ impl From<&FileError> for Refusal {
             FileError::Unsupported { .. } => Code::Unsupported,
             FileError::Value { .. } => Code::BadValue,
             _ => Code::MalformedBody,
+        };
+        Self::new(code, chain(error))
+    }
+}
+
+impl From<&SnapshotError> for Refusal {
+    fn from(error: &SnapshotError) -> Self {
+        let code = match error {
+            SnapshotError::Place { .. } => Code::BadValue,
+            SnapshotError::Override { .. } => Code::BadConfiguration,
+            error if error.exit_code() == ExitCode::HostFailure => Code::HostFailure,
+            _ => Code::BadSnapshot,
         };
         Self::new(code, chain(error))
     }

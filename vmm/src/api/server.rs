@@ -29,7 +29,6 @@ use crate::metrics::api::{ApiCounters, Asked};
 use crate::requests::{Answer, Code, Command, Message, Outbox, Outcome, Refusal, SnapshotOrder};
 use crate::seccomp::Filters;
 use crate::snapshot::Draft;
-use devices::event::chain;
 use life::State;
 
 /// Clients at a time (Firecracker's number).
@@ -345,7 +344,7 @@ impl Worker {
                     let command = Box::new(Command::Snapshot(order));
                     return self.outbox.send(Message::Command(command, reply));
                 }
-                Err(error) => Err(Refusal::new(Code::HostFailure, chain(&error))),
+                Err(error) => Err(Refusal::from(&error)),
             },
             outcome => outcome,
         };

@@ -10,7 +10,6 @@ use serde_json::json;
 
 use super::{Life, RunError, Session, host};
 use crate::config::{DiskOverlay, Plan};
-use crate::exit_code::ExitCode;
 use crate::life_cycle::{Phase, PhaseError};
 use crate::memory::file::writer::Writer;
 use crate::memory::file::{self, Layer, Which};
@@ -74,7 +73,7 @@ impl Session {
         };
         let facts = match facts {
             Ok(facts) => facts,
-            Err(error) => return Ok(Err(refusal(&error))),
+            Err(error) => return Ok(Err(Refusal::from(&error))),
         };
         let asked = Instant::now();
         if let (true, Some(life)) = (runs, &self.life) {
@@ -82,7 +81,9 @@ impl Session {
         }
         let saved = match self.ending.reason() {
             Some(_) => Err(PhaseError::Ended.into()),
-            None => self.save(&draft, order.which, &facts, runs).map_err(|error| refusal(&error)),
+            None => {
+                self.save(&draft, order.which, &facts, runs).map_err(|error| Refusal::from(&error))
+            }
         };
         if let (true, Some(life)) = (runs, &self.life) {
             life.machine.resume(&mut self.event_loop).map_err(host("resume the machine"))?;
@@ -214,8 +215,8 @@ impl Session {
             return Err(Refusal::new(Code::BadConfiguration, message));
         }
         let track = from.track_dirty;
-        let source = Source::read(from).map_err(|error| refusal(&error))?;
-        let mut config = source.config(over).map_err(|error| refusal(&error))?;
+        let source = Source::read(from).map_err(|error| Refusal::from(&error))?;
+        let mut config = source.config(over).map_err(|error| Refusal::from(&error))?;
         own.put_into(&mut config);
         if track {
             config.track_dirty = Some(true);
@@ -268,13 +269,4 @@ fn make_absolute(path: &mut PathBuf) {
     if let Ok(whole) = std::path::absolute(&path) {
         *path = whole;
     }
-}
-
-pub(super) fn refusal(error: &SnapshotError) -> Refusal {
-    let code = match error {
-        SnapshotError::Override { .. } => Code::BadConfiguration,
-        error if error.exit_code() == ExitCode::HostFailure => Code::HostFailure,
-        _ => Code::BadSnapshot,
-    };
-    Refusal::new(code, chain(error))
 }

@@ -2,7 +2,7 @@
 
 use super::Session;
 use crate::memory::mapped;
-use crate::requests::{Answer, Outcome, ReplyTo, Saved};
+use crate::requests::{Answer, Outcome, Refusal, ReplyTo, Saved};
 use crate::snapshot::SnapshotError;
 
 /// Such a snapshot. Dropped, it leaves no files.
@@ -32,7 +32,7 @@ impl Session {
                     let path = saved.draft.memory_path();
                     // Its files are gone before anybody is told.
                     drop(saved);
-                    reply(Err(super::snapshot::refusal(&SnapshotError::Write { path, source })));
+                    reply(Err(Refusal::from(&SnapshotError::Write { path, source })));
                 }
             }
         }

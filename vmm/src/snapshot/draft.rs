@@ -24,6 +24,9 @@ const OVERLAY: &str = "overlay-";
 /// What names begin with until all is done.
 const UNDONE: &str = ".undone-";
 
+/// Why something that is there is not replaced.
+const NO_FILE: &str = "it is there, and is not a file";
+
 /// Where a snapshot is to be.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Place {
@@ -45,6 +48,21 @@ impl Place {
         match self {
             Self::Directory(directory) => directory.join(STATE),
             Self::Files { state, .. } => state.clone(),
+        }
+    }
+
+    /// Only files are replaced: whoever names a device, such as /dev/null, keeps it.
+    fn check(&self) -> Result<(), SnapshotError> {
+        let refused = |path: &Path, why| Err(SnapshotError::Place { path: path.to_owned(), why });
+        let is_other = |path: &Path| fs::metadata(path).is_ok_and(|found| !found.is_file());
+        let state = self.state();
+        match self {
+            Self::Files { memory, .. } if *memory == state => {
+                refused(memory, "it is named for both state and memory")
+            }
+            Self::Files { memory, .. } if is_other(memory) => refused(memory, NO_FILE),
+            _ if is_other(&state) => refused(&state, NO_FILE),
+            _ => Ok(()),
         }
     }
 }
@@ -72,8 +90,9 @@ impl Draft {
     /// Makes the files, also one for each of these disks.
     ///
     /// # Errors
-    /// [`SnapshotError::Create`].
+    /// [`SnapshotError::Create`], or [`SnapshotError::Place`].
     pub fn begin(place: Place, disks: &[String]) -> Result<Self, SnapshotError> {
+        place.check()?;
         let mut id = Id::default();
         let random = File::open("/dev/urandom").and_then(|mut file| file.read_exact(&mut id.0));
         random.map_err(|source| SnapshotError::Create { path: "/dev/urandom".into(), source })?;

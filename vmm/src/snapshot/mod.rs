@@ -36,6 +36,14 @@ pub const STATE: &str = "state";
 /// Why there is no snapshot, or no machine of it.
 #[derive(Debug, thiserror::Error)]
 pub enum SnapshotError {
+    /// It cannot be where it is to be.
+    #[error("snapshot: {path:?}: {why}")]
+    Place {
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        why: &'static str,
+    },
     /// A file cannot be made.
     #[error("snapshot: {path:?} cannot be made")]
     Create {

@@ -1,6 +1,7 @@
 //! Requests made up from the description of the API, in both phases: whatever they say, the answer is one that the
 //! description knows, what is wrong in form is refused, and the machine goes on.
 
+use std::os::unix::fs::MetadataExt;
 use std::time::Instant;
 
 use harness::api::{Api, Connection, Reply};
@@ -145,6 +146,7 @@ fn before_the_start() {
         }
         machine.signal(libc::SIGINT);
         machine.expect_exit(130);
+        expect_devices();
     }
 }
 
@@ -168,4 +170,11 @@ fn while_the_guest_runs() {
         assert_eq!(ask(&mut machine, &format!("r 4 {FREE:x}")), "0", "the guest goes on");
     }
     end(machine);
+    expect_devices();
+}
+
+/// Whatever was named as a file: a device stays one.
+fn expect_devices() {
+    let null = std::fs::metadata("/dev/null").unwrap();
+    assert_eq!(null.rdev(), libc::makedev(1, 3), "/dev/null");
 }

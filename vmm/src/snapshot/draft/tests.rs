@@ -109,3 +109,27 @@ fn two_files_are_named_as_they_are_asked_for() {
     let nowhere = Place::Directory(dir.path().join("nowhere"));
     assert!(Draft::begin(nowhere, &[]).unwrap_err().to_string().contains("cannot be made"));
 }
+
+#[test]
+fn only_files_are_replaced_and_two_of_them() {
+    let dir = TestDir::new();
+    let path = |name: &str| dir.path().join(name);
+    std::os::unix::fs::symlink("/dev/null", path("link")).unwrap();
+    fs::create_dir(path("directory")).unwrap();
+    let refused = |state: &str, memory: &str| {
+        let place = Place::Files { state: path(state), memory: path(memory) };
+        let before = names(dir.path());
+        let error = Draft::begin(place, &[]).unwrap_err();
+        assert!(matches!(error, SnapshotError::Place { .. }), "{error}");
+        assert_eq!(names(dir.path()), before);
+    };
+    refused("link", "m");
+    refused("s", "link");
+    refused("directory", "m");
+    refused("same", "same");
+    let place = Place::Files { state: "/dev/null".into(), memory: path("m") };
+    let error = Draft::begin(place, &[]).unwrap_err().to_string();
+    assert_eq!(error, "snapshot: \"/dev/null\": it is there, and is not a file");
+    fs::create_dir(path("directory").join(STATE)).unwrap();
+    assert!(Draft::begin(Place::Directory(path("directory")), &[]).is_err());
+}
