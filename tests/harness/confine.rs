@@ -73,7 +73,12 @@ pub fn apply(command: &mut Command, confinement: Vec<Confinement>) {
             // SAFETY: takes numbers; the default installs no handler.
             unsafe { libc::signal(signal, libc::SIG_DFL) };
         }
-        steps.iter().try_for_each(Step::run)
+        steps.iter().try_for_each(Step::run)?;
+        // When the tests are killed, machines go with them. Last, because whoever becomes another user loses it; a filter
+        // of a test may forbid it.
+        // SAFETY: takes numbers.
+        unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL, 0, 0, 0) };
+        Ok(())
     };
     // SAFETY: the steps make system calls only and allocate nothing, which is what a child may do between
     // fork and exec.
