@@ -2,7 +2,7 @@
  * The floor: the least that a process must do to run a PVH guest with a serial port. No library, no option, no check that
  * the outcome does not depend on; what `vmm` needs beyond it is what `vmm` costs.
  *
- * usage: floor KERNEL      64-bit ELF file; 128 MiB of memory, one vCPU, serial port to standard output
+ * usage: floor KERNEL [MIB]      64-bit ELF file; 128 MiB of memory or that many, one vCPU, serial port to standard output
  *
  * When the guest has halted it waits for the end of its standard input. It fails with the number of the step that did.
  */
@@ -13,7 +13,7 @@
 #include <linux/kvm.h>
 #include <linux/mman.h>
 
-#define MEMORY (128ul << 20)
+#define MEMORY_MIB 128ul
 #define SERIAL 0x3f8
 #define LINE_STATUS (SERIAL + 5)
 #define READY_TO_SEND 0x60
@@ -122,16 +122,24 @@ static void wait_and_leave(void)
     leave(0);
 }
 
-static void run_kernel(const char *path)
+static unsigned long number(const char *text)
+{
+    unsigned long value = 0;
+    while (*text)
+        value = value * 10 + (unsigned long)(*text++ - '0');
+    return value;
+}
+
+static void run_kernel(const char *path, unsigned long memory_size)
 {
     static struct {
         struct kvm_cpuid2 head;
         struct kvm_cpuid_entry2 entries[CPUID_ENTRIES];
     } cpuid;
-    struct kvm_userspace_memory_region slot = {.memory_size = MEMORY};
+    struct kvm_userspace_memory_region slot = {.memory_size = memory_size};
 
     long kvm = must(call(__NR_open, (long)"/dev/kvm", O_RDWR | O_CLOEXEC, 0, 0, 0, 0));
-    char *memory = map(MEMORY, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1);
+    char *memory = map(memory_size, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1);
     unsigned entry = load(path, memory);
 
     long vm = ioctl(kvm, KVM_CREATE_VM, 0);
@@ -163,6 +171,7 @@ __attribute__((naked, noreturn, used)) void _start(void)
 
 __attribute__((noreturn, used)) void start(const long *stack)
 {
-    run_kernel((const char *)stack[2]);
+    unsigned long mib = stack[0] > 2 ? number((const char *)stack[3]) : MEMORY_MIB;
+    run_kernel((const char *)stack[2], mib << 20);
     __builtin_unreachable();
 }
