@@ -4,7 +4,7 @@ use std::path::Path;
 use std::process::Command;
 
 use harness::network::{GUEST, HOST, PREFIX, Peer, Tap, md5, noise};
-use harness::{Machine, Vmm, artifacts};
+use harness::{Machine, Need, Vmm, artifacts};
 
 /// What goes over the network each way.
 const TRANSFER: usize = 64 << 20;
@@ -17,8 +17,15 @@ pub fn take(disk: &Path) {
         .disk(disk, "")
         .args(["--cpus", "2", "--memory", "512M", "--net", "tap=tap0"])
         .args(["--append", &format!("vmm.ip={GUEST}/{PREFIX}")]);
-    super::step("vmm --kernel bzImage --disk rootfs.img --cpus 2 --memory 512M --net tap=tap0");
+    let has_jail = Need::Jail.missing().is_none();
+    let (vmm, flag) = if has_jail { (vmm.arg("--jail"), " --jail") } else { (vmm, "") };
+    let words = "--kernel bzImage --disk rootfs.img --cpus 2 --memory 512M --net tap=tap0";
+    super::step(&format!("vmm {words}{flag}"));
     let mut guest = vmm.spawn().booted();
+    if let Some(pid) = guest.inside() {
+        super::step("what the host sees of the process in the jail");
+        show_process(pid);
+    }
 
     super::step("what the guest sees");
     show(&mut guest, "uname -a");
@@ -51,6 +58,19 @@ pub fn take(disk: &Path) {
     println!("   host, from rootfs.img: {read}");
     assert_eq!(read, note, "the host finds something else on the disk");
     println!("exit code {}", end.code.unwrap_or(-1));
+}
+
+/// Who a process is, what it may, and what files it sees.
+fn show_process(pid: u32) {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    for line in status.lines() {
+        let name = line.split(':').next().unwrap_or_default();
+        if ["Uid", "Gid", "CapEff", "CapBnd", "NoNewPrivs", "Seccomp"].contains(&name) {
+            println!("   {}", line.replace('\t', " "));
+        }
+    }
+    let files = std::fs::read_dir(format!("/proc/{pid}/root")).map_or(0, Iterator::count);
+    println!("   {files} files in its root");
 }
 
 /// Runs a command in the guest and shows both, indented.

@@ -23,6 +23,7 @@ mod by_root {
         a_daemon_with_a_pid_namespace,
         started_by_firecrackers_jailer,
         links_below_the_base_are_refused,
+        links_in_the_root_lead_to_files_in_the_root,
     }
 }
 
@@ -88,6 +89,19 @@ impl Prepared {
     }
 }
 
+/// A process that nobody waits for, ended with the test that knows it.
+struct Daemon(u32);
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        if harness::leaks::is_alive(self.0) {
+            let pid = libc::pid_t::try_from(self.0).unwrap();
+            // SAFETY: takes numbers. It is the process that the jailer wrote down, which is still there.
+            unsafe { libc::kill(pid, libc::SIGKILL) };
+        }
+    }
+}
+
 fn status(pid: u32, name: &str) -> String {
     let text = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
     let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
@@ -147,7 +161,9 @@ fn a_daemon_with_a_pid_namespace() {
     let jail = Prepared::new();
     // Descriptors and the environment of whoever starts a daemon are not its own.
     jail.jailer(&["--daemonize", "--new-pid-ns"]).run().expect_code(0);
-    let pid = fs::read_to_string(jail.root().join("firecracker.pid")).unwrap().parse().unwrap();
+    let daemon =
+        Daemon(fs::read_to_string(jail.root().join("firecracker.pid")).unwrap().parse().unwrap());
+    let Daemon(pid) = daemon;
     let api = jail.start("/console");
     expect_jailed(pid);
     assert_eq!(status(pid, "NSpid").split(' ').next_back(), Some("1"));
@@ -208,6 +224,32 @@ fn links_below_the_base_are_refused() {
     let end = jail.jailer(&[]).run().expect_code(125);
     end.expect_one_line(&["jailer", "root", "nothing may be a link"]);
     assert_eq!(fs::read_dir(victim).unwrap().count(), 0);
+}
+
+/// A launcher's paths, and what the jail's user has made of the files there, are looked up in the root and nowhere else.
+fn links_in_the_root_lead_to_files_in_the_root() {
+    let jail = Prepared::new();
+    let secret = jail.scratch.sparse_file("secret", 4096);
+    fs::set_permissions(&secret, fs::Permissions::from_mode(0o666)).unwrap();
+    let root = jail.root();
+    symlink(&secret, root.join("outside")).unwrap();
+    symlink("../../../secret", root.join("above")).unwrap();
+    symlink("/disk", root.join("inside")).unwrap();
+    fs::write(root.join("disk"), [0; 4096]).unwrap();
+    chown(root.join("disk"), Some(USER), Some(USER)).unwrap();
+    let mut machine = jail.jailer(&[]).spawn();
+    let api = Api::at(&root.join("run/firecracker.socket"));
+    let drive =
+        |path: &str| json!({"drive_id": "d", "path_on_host": path, "is_root_device": false});
+    for path in ["/outside", "/above"] {
+        let refusal = api.request("PUT", "/drives/d", &drive(path).to_string());
+        let message = refusal.refused("bad_configuration");
+        assert!(message.contains("No such file"), "{path}: {message}");
+    }
+    api.put("/drives/d", &drive("/inside"));
+    jail.start("");
+    machine.wait_for("puppet: api\n");
+    end(machine);
 }
 
 fn a_cgroup() {

@@ -1,5 +1,9 @@
 //! Kernels of both kinds start by every entry they have, and find the machine that was asked for.
 
+use std::fs;
+use std::os::unix::fs::{PermissionsExt, chown};
+
+use harness::confine::{self, Confinement};
 use harness::{Need, Scratch, Vmm, artifacts};
 use libtest_mimic::Trial;
 
@@ -38,7 +42,10 @@ pub fn tests() -> Vec<Trial> {
         let name = format!("linux::boot::debian_{kernel}_by_{entry}");
         trial(name, DEBIAN, move || debian_boots(kernel, entry))
     });
-    kernels.into_iter().chain(entries).chain(debian).chain(machine::tests()).collect()
+    let needs = &[Need::LinuxKvm, Need::Guest, Need::Jail, Need::Root];
+    let jail = trial("linux::boot::jail_of_an_ordinary_user", needs, jail_of_an_ordinary_user);
+    let kinds = kernels.into_iter().chain(entries).chain(debian);
+    kinds.chain(machine::tests()).chain([jail]).collect()
 }
 
 fn reference_boots(kernel: &str, entry: &str) {
@@ -150,4 +157,31 @@ fn kernel_has_nothing_to_complain_about() {
         ["PCI: Fatal: No config space access function found", "PCI: System does not support PCI"];
     let complaints = text.lines().filter(|line| !EXPECTED.iter().any(|known| line.contains(known)));
     assert_eq!(complaints.collect::<Vec<_>>(), [""; 0]);
+}
+
+/// Who is in the device's group and has no other right needs nothing else for a guest that writes to its disk.
+fn jail_of_an_ordinary_user() {
+    const USER: u32 = 1000;
+    const GROUP: u32 = 4242;
+    let scratch = Scratch::new();
+    let kvm = confine::kvm_for_group(&scratch, GROUP).expect("a device for a group");
+    let disk = scratch.copy(&artifacts::guest("rootfs.img"));
+    fs::set_permissions(scratch.path(), fs::Permissions::from_mode(0o755)).unwrap();
+    fs::set_permissions(&disk, fs::Permissions::from_mode(0o600)).unwrap();
+    chown(&disk, Some(USER), Some(USER)).unwrap();
+    let vmm = Vmm::new()
+        .kernel(artifacts::guest("bzImage"))
+        .disk(&disk, "")
+        .args(["--jail", "--memory", "128M"])
+        .confined(Confinement::Replaced { path: "/dev/kvm".into(), by: kvm })
+        .confined(Confinement::User { id: USER, group: GROUP });
+    let mut guest = vmm.spawn().booted();
+    let pid = guest.inside().expect("a process inside");
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let line = |name: &str| status.lines().find_map(|line| line.strip_prefix(name));
+    assert_eq!(line("Uid:"), Some("\t1000\t1000\t1000\t1000"), "{status}");
+    assert_eq!(line("CapEff:"), Some("\t0000000000000000"), "{status}");
+    assert_eq!(fs::read_dir(format!("/proc/{pid}/root")).unwrap().count(), 0, "the root has files");
+    assert_eq!(guest.shell("echo kept >/root/note && sync && cat /root/note"), "kept");
+    guest.power_off();
 }
