@@ -302,7 +302,8 @@ pub const ROWS: &[Row] = &[
     ioctl(MAIN, is!(1, request::KVM_GET_CLOCK)).when(Case::Rebuild),
     // A copy of this process writes memory, and ends with its file or when this process is gone.
     row(MAIN, libc::SYS_clone, &[(0, Is::Fork), (1, Is::Long(0))]).when(Case::Rebuild),
-    row(MAIN, libc::SYS_close_range, is!(2, 0)).when(Case::Rebuild),
+    // What that copy does is recorded as of a thread without a filter.
+    row(MAIN, libc::SYS_close_range, is!(2, 0)).when(Case::Rebuild).rare(),
     row(MAIN, libc::SYS_wait4, &[(2, Is::Int(libc::WNOHANG.cast_unsigned())), (3, Is::Long(0))])
         .when(Case::Rebuild),
     // An overlay's blocks are shared with the snapshot where they can be.
