@@ -124,6 +124,30 @@ fn filters_are_what_the_table_says() {
 }
 
 #[test]
+fn one_kind_of_fork_is_allowed_where_it_is_wanted() {
+    let number = u32::try_from(libc::SYS_clone).unwrap();
+    let judged = |filters: &Filters, thread, flags: u64| {
+        judge(&filters.own_program(thread), number, [flags, 0, 0, 0, 0, 0])
+    };
+    let fork = u64::from(libc::SIGCHLD.unsigned_abs());
+    let without = Filters::default().with(false, true);
+    let with = without.clone().and_forks(true);
+    assert_eq!(judged(&with, Thread::Main, fork), libc::SECCOMP_RET_ALLOW);
+    assert_eq!(judged(&without, Thread::Main, fork), libc::SECCOMP_RET_TRAP);
+    let vm = u64::from(libc::CLONE_VM.unsigned_abs());
+    for flags in [0, fork | vm, fork | 1 << 32, u64::from(tables::FORK)] {
+        assert_eq!(judged(&with, Thread::Main, flags), libc::SECCOMP_RET_TRAP, "{flags:#x}");
+    }
+    for thread in [Thread::Io, Thread::Vcpu, Thread::Api] {
+        assert_eq!(judged(&with, thread, fork), libc::SECCOMP_RET_TRAP, "{thread:?}");
+    }
+    // What stands for the flags elsewhere starts nothing.
+    // SAFETY: the kernel refuses these flags before it looks at anything else.
+    let refused = unsafe { libc::syscall(libc::SYS_clone, tables::FORK, 0, 0, 0, 0) };
+    assert_eq!((refused, io::Error::last_os_error().raw_os_error()), (-1, Some(libc::EINVAL)));
+}
+
+#[test]
 fn logging_lets_everything_pass() {
     let program = with_log(Filters::default().program(Thread::Vcpu));
     assert_eq!(judge(&program, 59, [0; 6]), libc::SECCOMP_RET_LOG);
