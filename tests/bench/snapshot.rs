@@ -1,5 +1,7 @@
 //! Snapshots: how soon a guest goes on, how long it stands still for one.
 
+mod copies;
+
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -47,6 +49,11 @@ pub fn rows(bench: &Bench) -> Vec<Row> {
     };
     rows.push(Row::alone("snapshot: pause of a diff of 1 MiB", Unit::Time, part(|it| it.0), 5e-3));
     rows.push(Row::alone("snapshot: size of it", Unit::Size, part(|it| it.1), 1.2 * MIB));
+    let filled = Parent::start(&place("parent"), SIZES[0].0, &[]).and_then(|mut parent| {
+        parent.tell(copies::FILL)?;
+        parent.save(&place("filled"), false)
+    });
+    rows.extend(copies::rows(bench, &saved[0], &filled.map(|_| place("filled"))));
     rows
 }
 

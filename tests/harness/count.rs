@@ -113,6 +113,8 @@ pub struct Memory {
     pub resident: u64,
     /// Pages of the guest's RAM in memory.
     pub guest: u64,
+    /// Those of them that no other process has: in a copy of a machine, what it has written to.
+    pub guest_private: u64,
 }
 
 /// Memory of process `pid`, whose guest has `ram` bytes, less than fits below the hole at 3 GiB.
@@ -137,8 +139,14 @@ fn memory_in(smaps: &str, ram: u64) -> Memory {
         let mut words = line.split_whitespace();
         let field = match words.next() {
             Some("Rss:") if is_ram => &mut memory.guest,
+            Some("Private_Clean:" | "Private_Dirty:" | "Private_Hugetlb:") => {
+                if is_ram {
+                    &mut memory.guest_private
+                } else {
+                    &mut memory.private
+                }
+            }
             _ if is_ram => continue,
-            Some("Private_Clean:" | "Private_Dirty:" | "Private_Hugetlb:") => &mut memory.private,
             Some("Anonymous:") => &mut memory.anonymous,
             Some("Rss:") => &mut memory.resident,
             _ => continue,
@@ -226,6 +234,7 @@ mod tests {
             Rss: 40 kB\nPrivate_Dirty: 40 kB\nAnonymous: 40 kB\n";
         let memory = memory_in(smaps, 0x10000);
         let (private, anonymous, resident, guest) = (8 << 10, 4 << 10, 12 << 10, 48 << 10);
-        assert_eq!(memory, Memory { private, anonymous, resident, guest });
+        let expected = Memory { private, anonymous, resident, guest, guest_private: guest };
+        assert_eq!(memory, expected);
     }
 }

@@ -17,6 +17,8 @@
  *   d ADDRESS COUNT               answers that many bytes, two digits each
  *   M INDEX                       reads a model-specific register; answers its low 32 bits
  *   f SEED COUNT                  storm: random accesses of registers and ports; answers "0"
+ *   p COUNT ADDRESS               reads a byte of each of so many pages; answers their sum
+ *   P COUNT ADDRESS               writes a byte of each; answers "0"
  *   t                             triple fault
  *   h                             halts for good
  *   s                             spins for good
@@ -32,6 +34,8 @@ typedef unsigned long word;
 
 #define SERIAL 0x3f8
 #define DEBUG_EXIT 0xf4
+
+#define PAGE 0x1000
 
 #define VIRTIO_START 0xc0001000u
 #define VIRTIO_WINDOWS 20u
@@ -215,6 +219,22 @@ static void storm(u32 state, u32 count)
     answer(0);
 }
 
+/* In a tight loop, so that what it takes is what the pages take. */
+static word read_pages(word count, volatile u8 *at)
+{
+    word sum = 0;
+    for (; count; count--, at += PAGE)
+        sum += *at;
+    return sum;
+}
+
+static word write_pages(word count, volatile u8 *at)
+{
+    for (; count; count--, at += PAGE)
+        *at = 1;
+    return 0;
+}
+
 static u32 read_msr(u32 index)
 {
     u32 low, high;
@@ -278,6 +298,14 @@ static void obey(char command)
     case 'f':
         first = number();
         storm((u32)first, (u32)number());
+        break;
+    case 'p':
+        first = number();
+        answer(read_pages(first, (volatile u8 *)number()));
+        break;
+    case 'P':
+        first = number();
+        answer(write_pages(first, (volatile u8 *)number()));
         break;
     case 't': triple_fault(); break;
     case 'h':
