@@ -462,7 +462,8 @@ fn create_vcpus(
     Ok(vcpus)
 }
 
-fn write(memory: &GuestMemory, address: u64, bytes: &[u8]) -> Result<(), BuildError> {
+/// Writes what a guest is to find.
+pub(crate) fn write(memory: &GuestMemory, address: u64, bytes: &[u8]) -> Result<(), BuildError> {
     memory
         .write_slice(bytes, GuestAddress(address))
         .map_err(|source| BuildError::Write { address, source })

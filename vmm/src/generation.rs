@@ -1,12 +1,12 @@
-//! Which machine a guest runs on: an identifier that is another one in each copy of it (`arch::layout::GENERATION_ID`).
+//! Which machine a guest runs on: an identifier that is another one in each copy of it (`arch::layout::GENERATION_ID`), and
+//! numbers for programs that look for themselves (`arch::vmclock`).
 //!
 //! A kernel that is told of another one knows that somebody else may go on with all that it believes to be secret and
 //! unique, and makes its random numbers anew. The tables that say where it lies are `arch`'s.
 
-use arch::layout;
-use vm_memory::{Bytes, GuestAddress};
+use arch::{layout, vmclock};
 
-use crate::builder::BuildError;
+use crate::builder::{BuildError, write};
 use crate::kvm::Vm;
 use crate::process;
 
@@ -24,8 +24,9 @@ pub fn new_id() -> Result<[u8; 16], BuildError> {
 /// # Errors
 /// [`BuildError`]; the machine must not run then.
 pub fn renew(vm: &Vm) -> Result<(), BuildError> {
-    let address = layout::GENERATION_ID.start;
-    let written = vm.memory().write_slice(&new_id()?, GuestAddress(address));
-    written.map_err(|source| BuildError::Write { address, source })?;
+    let memory = vm.memory();
+    write(memory, layout::GENERATION_ID.start, &new_id()?)?;
+    // Another one, because programs may see it that are not to know what the kernel makes its numbers of.
+    write(memory, layout::VMCLOCK.start, &vmclock::page(new_id()?))?;
     Ok(vm.pulse(layout::GENERATION_GSI)?)
 }

@@ -12,8 +12,9 @@ use acpi_tables::sdt::Sdt;
 use acpi_tables::xsdt::XSDT;
 use thiserror::Error;
 
-use super::layout::{ACPI_TABLES, IO_APIC, LOCAL_APIC, RSDP};
+use super::layout::{IO_APIC, LOCAL_APIC, RSDP, VMCLOCK};
 use super::topology::ApicIds;
+use super::vmclock;
 use crate::{Machine, Topology};
 
 mod aml;
@@ -52,13 +53,13 @@ pub struct AcpiTables {
     pub chunks: Vec<(u64, Vec<u8>)>,
 }
 
-/// The tables of this machine, placed one after the other in [`ACPI_TABLES`].
+/// The tables of this machine, placed one after the other in [`super::layout::ACPI_TABLES`], and the page at its end that they name.
 ///
 /// # Errors
 ///
 /// If they do not fit there, a virtio window is beyond 4 GiB, or there are more devices than names.
 pub fn tables(machine: &Machine) -> Result<AcpiTables, AcpiError> {
-    let mut area = Area { chunks: Vec::with_capacity(5), next: RSDP };
+    let mut area = Area { chunks: Vec::with_capacity(6), next: RSDP };
     // The root pointer and the identifier come first, but the former knows the other addresses: their room is kept.
     area.skip(BEFORE_ID + machine.generation_id.len())?;
     let mut dsdt = Sdt::new(*b"DSDT", HEADER, DSDT_REVISION, OEM_ID, OEM_TABLE_ID, OEM_REVISION);
@@ -72,6 +73,7 @@ pub fn tables(machine: &Machine) -> Result<AcpiTables, AcpiError> {
     first.resize(BEFORE_ID, 0);
     first.extend_from_slice(&machine.generation_id);
     area.chunks.push((RSDP, first));
+    area.chunks.push((VMCLOCK.start, vmclock::page([0; 16])));
     Ok(AcpiTables { rsdp: RSDP, chunks: area.chunks })
 }
 
@@ -93,7 +95,7 @@ impl Area {
     /// Passes over `len` bytes; returns where they start, a multiple of 16.
     fn skip(&mut self, len: usize) -> Result<u64, AcpiError> {
         let start = self.next;
-        let room = ACPI_TABLES.start + ACPI_TABLES.len - start;
+        let room = VMCLOCK.start - start;
         let needed = u64::try_from(len).unwrap_or(u64::MAX);
         if needed > room {
             return Err(AcpiError::TooLarge { needed, room });

@@ -74,6 +74,11 @@ pub const RSDP: u64 = ACPI_TABLES.start;
 /// specification demands (Microsoft, "Virtual Machine Generation ID", 2012).
 pub const GENERATION_ID: Range = Range { start: RSDP + 48, len: 16 };
 
+/// The VMClock page ([`super::vmclock`]), the last of the same area: programs of the guest may map it, so that nothing
+/// else is in it.
+pub const VMCLOCK: Range =
+    Range { start: ACPI_TABLES.start + ACPI_TABLES.len - 4 * KIB, len: 4 * KIB };
+
 /// Start of high memory: no kernel segment and no initrd may begin below.
 pub const HIMEM: u64 = 0x10_0000;
 
@@ -123,7 +128,7 @@ pub const TIMER_GSI: u32 = 0;
 /// Keyboard interrupt of a PC. The controller here has no keyboard and never raises it.
 pub const I8042_GSI: u32 = 1;
 
-/// The generation identifier changed: the keyboard's, because nobody else needs it. (Linux takes neither 0 nor 2 for the
+/// The generation identifier and the VMClock page changed: the keyboard's, because nobody else needs it. (Linux takes neither 0 nor 2 for the
 /// interrupt of a device.)
 pub const GENERATION_GSI: u32 = I8042_GSI;
 

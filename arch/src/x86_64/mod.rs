@@ -18,6 +18,7 @@ pub mod pvh;
 pub mod registers;
 pub mod template;
 mod topology;
+pub mod vmclock;
 pub mod zero_page;
 
 pub use topology::ApicIds;

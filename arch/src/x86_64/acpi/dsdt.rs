@@ -9,7 +9,7 @@ use crate::x86_64::layout::{GENERATION_GSI, I8042_COMMAND_PORT, I8042_DATA_PORT,
 
 /// Value of a notification that a button was pressed (ACPI 6.5, table 5.160).
 const BUTTON_PRESSED: u8 = 0x80;
-/// Value of a notification that the generation identifier is another one.
+/// Value of a notification that the generation identifier is another one, or that the VMClock page is.
 const GENERATION_CHANGED: u8 = 0x80;
 
 /// The device that says where the generation identifier lies. Nothing of it depends on the machine, so it is here as the
@@ -29,9 +29,25 @@ const GENERATION: &[u8] = b"\x5b\x82\x4d\x04VGEN\
 \x08_DDN\x0dVM_Gen_Counter\0\
 \x08ADDR\x12\x08\x02\x0c\x30\x00\x0e\x00\x00";
 
+/// The device that says where the VMClock page lies (UAPI.13), as above.
+///
+/// ```text
+/// Device (VCLK) {
+///     Name (_HID, "AMZNC10C")
+///     Name (_CID, "VMCLOCK")
+///     Name (_DDN, "VMCLOCK")
+///     Name (_CRS, ResourceTemplate () { Memory32Fixed (ReadOnly, 0x000FF000, 0x1000) })
+/// }
+/// ```
+const CLOCK: &[u8] = b"\x5b\x82\x48\x04VCLK\
+\x08_HID\x0dAMZNC10C\0\
+\x08_CID\x0dVMCLOCK\0\
+\x08_DDN\x0dVMCLOCK\0\
+\x08_CRS\x11\x11\x0a\x0e\x86\x09\x00\x00\x00\xf0\x0f\x00\x00\x10\x00\x00\x79\x00";
+
 /// Bytes of code for one virtio device, and for all else on a usual machine.
 const VIRTIO_DEVICE: usize = 66;
-const THE_REST: usize = 440;
+const THE_REST: usize = 530;
 
 /// The code below the table's header.
 pub(super) fn byte_code(machine: &Machine) -> Result<Vec<u8>, AcpiError> {
@@ -57,6 +73,7 @@ pub(super) fn byte_code(machine: &Machine) -> Result<Vec<u8>, AcpiError> {
         device(&mut code, b"PVPN", Id::Text("QEMU0001"), 0, &resources);
     }
     code.raw(GENERATION);
+    code.raw(CLOCK);
     events(&mut code, machine.power_button_gsi);
     for (index, virtio) in (0u32..).zip(&machine.virtio) {
         let outside = || AcpiError::Window { base: virtio.base, len: virtio.len };
@@ -99,6 +116,7 @@ fn events(code: &mut Code, power_button_gsi: u32) {
     code.raw(&[0b1001]); // serialized, one argument
     code.notify_if_arg0_is(power_button_gsi, b"PWRB", BUTTON_PRESSED);
     code.notify_if_arg0_is(GENERATION_GSI, b"VGEN", GENERATION_CHANGED);
+    code.notify_if_arg0_is(GENERATION_GSI, b"VCLK", GENERATION_CHANGED);
     code.close(method);
     code.close(events);
 }

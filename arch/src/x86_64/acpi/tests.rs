@@ -153,10 +153,10 @@ fn the_dsdt_names_each_device_once() {
     let tables = tables(&machine(1, 19)).unwrap();
     let devices = devices(find(&tables, b"DSDT"));
     let names: Vec<&str> = devices.iter().map(|(name, _)| name.as_str()).collect();
-    let first = ["COM1", "KBD_", "PVPN", "VGEN", "PWRB", "GED_", "V000", "V001"];
-    assert_eq!(names[..8], first);
+    let first = ["COM1", "KBD_", "PVPN", "VGEN", "VCLK", "PWRB", "GED_", "V000", "V001"];
+    assert_eq!(names[..9], first);
     assert_eq!(names.last(), Some(&"V012"), "hexadecimal");
-    assert_eq!(names.iter().collect::<BTreeSet<_>>().len(), 6 + 19);
+    assert_eq!(names.iter().collect::<BTreeSet<_>>().len(), 7 + 19);
 }
 
 #[test]
@@ -199,9 +199,13 @@ fn the_power_button_event_notifies_the_button() {
     let devices = devices(find(&tables, b"DSDT"));
     let (_, body) = devices.iter().find(|(name, _)| name == "GED_").unwrap();
     assert!(body.windows(9).any(|window| window == b"\x89\x06\x00\x03\x01\x03\x00\x00\x00"));
-    let method =
-        b"_EVT\x09\xa0\x0c\x93\x68\x0a\x03\x86PWRB\x0a\x80\xa0\x0b\x93\x68\x01\x86VGEN\x0a\x80";
-    assert!(body.ends_with(method), "{body:x?}");
+    let method = [
+        b"_EVT\x09".as_slice(),
+        b"\xa0\x0c\x93\x68\x0a\x03\x86PWRB\x0a\x80",
+        b"\xa0\x0b\x93\x68\x01\x86VGEN\x0a\x80",
+        b"\xa0\x0b\x93\x68\x01\x86VCLK\x0a\x80",
+    ];
+    assert!(body.ends_with(&method.concat()), "{body:x?}");
     let (_, button) = devices.iter().find(|(name, _)| name == "PWRB").unwrap();
     assert_eq!(button, b"\x08_HID\x0c\x41\xd0\x0c\x0c");
 }
@@ -232,6 +236,29 @@ fn the_generation_identifier_is_where_its_device_says_and_an_event_tells_of_anot
 }
 
 #[test]
+fn the_clock_page_is_where_its_device_says() {
+    let tables = tables(&machine(1, 0)).unwrap();
+    assert_eq!(at(&tables, VMCLOCK.start), vmclock::page([0; 16]));
+    let devices = devices(find(&tables, b"DSDT"));
+    let (_, body) = devices.iter().find(|(name, _)| name == "VCLK").unwrap();
+    let mut expected = aml::Code::with_capacity(0);
+    expected.id(aml::Id::Text("AMZNC10C"));
+    for name in [b"_CID", b"_DDN"] {
+        expected.name(name);
+        expected.raw(b"\x0dVMCLOCK\0");
+    }
+    expected.name(b"_CRS");
+    let buffer = expected.open(aml::Block::Buffer);
+    expected.integer(14);
+    expected.raw(b"\x86\x09\x00\x00"); // memory at a fixed place, not writable
+    expected.raw(&u32::try_from(VMCLOCK.start).unwrap().to_le_bytes());
+    expected.raw(&u32::try_from(VMCLOCK.len).unwrap().to_le_bytes());
+    expected.raw(b"\x79\x00");
+    expected.close(buffer);
+    assert_eq!(*body, expected.into_bytes());
+}
+
+#[test]
 fn devices_that_are_absent_are_not_named() {
     let mut machine = machine(1, 0);
     machine.i8042 = false;
@@ -240,7 +267,7 @@ fn devices_that_are_absent_are_not_named() {
     let tables = tables(&machine).unwrap();
     let devices = devices(find(&tables, b"DSDT"));
     let names: Vec<&str> = devices.iter().map(|(name, _)| name.as_str()).collect();
-    assert_eq!(names, ["VGEN", "PWRB", "GED_"]);
+    assert_eq!(names, ["VGEN", "VCLK", "PWRB", "GED_"]);
 }
 
 #[test]

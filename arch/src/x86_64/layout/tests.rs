@@ -87,5 +87,6 @@ fn tables_that_are_searched_for_are_where_the_search_goes() {
     assert_eq!(MP_POINTER, 639 * KIB);
     assert_eq!(MP_TABLE.end(), Some(640 * KIB));
     assert_eq!(ACPI_TABLES.end(), Some(HIMEM));
+    assert!(ACPI_TABLES.contains(&VMCLOCK) && VMCLOCK.start.is_multiple_of(PAGE));
     assert!(ACPI_TABLES.contains(&GENERATION_ID) && GENERATION_ID.start.is_multiple_of(8));
 }
