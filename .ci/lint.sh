@@ -50,6 +50,7 @@ vmm/src/kvm/vm.rs                          KVM ioctls that take addresses
 vmm/src/logger.rs                          system calls of the log
 vmm/src/memory.rs                          mapping guest memory
 vmm/src/main.rs                            the entry that the C library calls
+vmm/src/memory/ahead.rs                    advice about guest memory
 vmm/src/memory/file.rs                     guest memory written and mapped by address
 vmm/src/memory/file/contents.rs            guest memory read by address
 vmm/src/memory/file/writer.rs              a fork, and its end

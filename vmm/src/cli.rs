@@ -297,12 +297,14 @@ flags! {
 
 flags! {
     "Run" struct RunArgs {
-        /// Go on where a machine was saved: DIR[,force][,paused][,real-time][,uffd=SOCKET]
+        /// Go on where a machine was saved: DIR[,force][,paused][,real-time][,record][,prefetch=off][,uffd=SOCKET]
         ///
         /// DIR is what vmm ctl SOCKET snapshot made, or a file of state. Other flags say what is other on the host's side:
         /// --disk, --net and --vsock of the same id, --console, --serial, --api-sock, --id. force goes on although this
         /// host is another, where that is safe; paused waits for vmm ctl SOCKET resume; with real-time the guest's clock
         /// goes on as if it had never stood still; with uffd the process at SOCKET provides the memory's pages as they are touched.
+        /// record writes down which pages the machine touches until it rests or ends, in DIR/state.working-set, from which they are
+        /// read ahead later on unless prefetch=off.
         #[arg("DIR")]
         restore: Option<RestoreConfig>,
         /// Know what changes after a snapshot, so that the next one can be a diff

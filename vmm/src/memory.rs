@@ -4,6 +4,7 @@
 
 #![expect(unsafe_code, reason = "naming, advising and populating mappings takes raw addresses")]
 
+pub mod ahead;
 pub mod file;
 mod huge;
 pub mod mapped;

@@ -11,6 +11,7 @@ mod console;
 mod jail;
 mod metadata;
 mod metrics;
+mod record;
 mod rest;
 mod snapshot;
 mod writers;
@@ -50,6 +51,7 @@ use crate::requests::{Answer, Code, Command, Inbox, Message, Outbox, Outcome, Re
 use crate::seccomp::{Filters, SeccompError};
 use crate::signals::{self, Signal, Signals};
 use crate::snapshot::Source;
+use crate::snapshot::working_set::Recording;
 use crate::supervisor::{self, PowerSwitch};
 use crate::threads::Threads;
 use crate::vcpu::install_kick_handler;
@@ -201,6 +203,7 @@ pub fn run(launch: Launch) -> Result<Ended, RunError> {
         phase: Phase::NotStarted,
         patience: None,
         life: None,
+        recording: None,
         watched,
         threads: None,
         filters,
@@ -234,6 +237,8 @@ struct Session {
     patience: Option<SourceId>,
     /// The machine, from its start on.
     life: Option<Life>,
+    /// Where it is written down which pages the machine has touched.
+    recording: Option<Recording>,
     watched: Watched,
     /// What it runs on, from its first start on.
     threads: Option<Rc<Threads>>,
@@ -264,11 +269,12 @@ impl Session {
         self.server.as_mut().map_or(Ok(()), Server::go_on).map_err(RunError::from)
     }
 
-    fn start(&mut self, mut plan: Plan, source: Option<Box<Source>>) -> Result<(), RunError> {
+    fn start(&mut self, mut plan: Plan, mut source: Option<Box<Source>>) -> Result<(), RunError> {
         let is_provided = source.as_ref().is_some_and(|source| source.order.provider.is_some());
         if self.has_jail && is_provided {
             return Err(JailError::Provider.into());
         }
+        let recording = self.begin_recording(source.as_deref_mut())?;
         self.join_network()?;
         let consoles = Consoles::open(&plan, &mut self.event_loop, &self.ending)?;
         let saved = source.as_ref().map(|source| source.overlays.clone());
@@ -279,6 +285,7 @@ impl Session {
                 let is_paused = source.as_ref().is_some_and(|source| source.order.paused);
                 let base = source.and_then(|source| Base::of(*source, &plan));
                 self.life = Some(Life { plan, surroundings, machine, base });
+                self.recording = recording;
                 self.phase = if is_paused { Phase::Paused } else { Phase::Running };
                 self.begin_metrics();
                 Ok(())
@@ -461,6 +468,7 @@ impl Session {
         // A line that is missed is counted.
         let _ = self.write_metrics();
         self.stop_writers();
+        self.finish_recording();
         let (machine, around) = match self.life {
             Some(Life { machine, surroundings, .. }) => (Some(machine), Some(surroundings)),
             None => (None, None),

@@ -12,23 +12,37 @@ use crate::config::Plan;
 use crate::device_manager::{Attached, Legacy};
 use crate::generation;
 use crate::kvm::{Kvm, Vm, state};
-use crate::memory::{self, file, uffd};
+use crate::memory::{self, ahead, file, uffd};
 use crate::snapshot::host::Host;
 use crate::snapshot::{SnapshotError, Source};
 
 /// The memory of `source`.
 pub(super) fn memory(plan: &Plan, source: &Source) -> Result<GuestMemory, BuildError> {
     let mut backing = plan.backing;
-    if let Some(provider) = &source.order.provider {
+    let order = &source.order;
+    // What a balloon lets go must be zeroes later, not the file again.
+    let is_mapped = file::is_mapped(backing) && plan.balloon.is_none();
+    if order.record && (!is_mapped || order.provider.is_some()) {
+        let what = "record needs memory that is mapped from the snapshot's files: not of huge pages, \
+                    shared, taken in advance, of a provider, or with a balloon";
+        return Err(SnapshotError::Override { what: what.to_owned() }.into());
+    }
+    if let Some(provider) = &order.provider {
         backing.prefault = false;
         let memory = memory::reserve(source.record.memory.bytes, backing)?;
         let page_size = backing.pages.reserved_size().unwrap_or(file::PAGE);
         uffd::hand_over(&memory, page_size, provider)?;
         return Ok(memory);
     }
-    // What a balloon lets go must be zeroes later, not the file again.
     backing.prefault |= plan.balloon.is_some();
-    Ok(file::restore(source.record.memory.bytes, &source.layers, backing)?)
+    let memory = file::restore(source.record.memory.bytes, &source.layers, backing)?;
+    match &source.working_set {
+        _ if order.record => ahead::read_one_by_one(&memory, &source.layers),
+        Ok(runs) if is_mapped => ahead::read_ahead(&memory, runs),
+        Ok(_) => {}
+        Err(error) => log::warn!("the working set of the snapshot {error}"),
+    }
+    Ok(memory)
 }
 
 /// Gives vCPUs, interrupt controllers and devices their state; the devices are at rest. The order is KVM's: the local

@@ -22,14 +22,18 @@ pub struct RestoreConfig {
     pub paused: bool,
     /// What changes from here on is to be known.
     pub track_dirty: bool,
+    /// Which pages the machine touches is written down when it rests for the first time, or ends.
+    pub record: bool,
+    /// What was written down so is not read ahead.
+    pub no_prefetch: bool,
 }
 
-/// Reads `DIR[,force][,paused][,real-time][,uffd=SOCKET]`. A comma in the path is doubled.
+/// Reads `DIR[,force][,paused][,real-time][,record][,prefetch=off][,uffd=SOCKET]`. A comma in the path is doubled.
 impl FromStr for RestoreConfig {
     type Err = ValueError;
 
     fn from_str(text: &str) -> Result<Self, ValueError> {
-        const KNOWN: &str = "force, paused, real-time, uffd=SOCKET";
+        const KNOWN: &str = "force, paused, real-time, record, prefetch=off, uffd=SOCKET";
         let mut order = Self::default();
         for (index, part) in split_list(text)?.into_iter().enumerate() {
             match part.key.as_str() {
@@ -37,6 +41,11 @@ impl FromStr for RestoreConfig {
                 "force" => order.force = part.word("force").map(|()| true)?,
                 "paused" => order.paused = part.word("paused").map(|()| true)?,
                 "real-time" => order.is_real_time = part.word("real-time").map(|()| true)?,
+                "record" => order.record = part.word("record").map(|()| true)?,
+                "prefetch" if part.value.as_deref() == Some("off") => order.no_prefetch = true,
+                key @ "prefetch" => {
+                    return Err(ValueError::Form { key: key.to_owned(), form: "prefetch=off" });
+                }
                 "uffd" => order.provider = Some(part.value("uffd=SOCKET")?.into()),
                 _ => return Err(ValueError::UnknownPart { text: part.key, known: KNOWN }),
             }
@@ -56,12 +65,17 @@ mod tests {
         assert_eq!(read("a=b,,c"), Ok(plain.clone()));
         let provided = RestoreConfig { provider: Some("s".into()), ..plain.clone() };
         assert_eq!(read("a=b,,c,uffd=s"), Ok(provided));
+        let recorded = RestoreConfig { record: true, ..plain.clone() };
+        assert_eq!(read("a=b,,c,record"), Ok(recorded));
         let all = RestoreConfig { force: true, paused: true, is_real_time: true, ..plain };
-        assert_eq!(read("a=b,,c,paused,force,real-time"), Ok(all));
+        let all = RestoreConfig { no_prefetch: true, ..all };
+        assert_eq!(read("a=b,,c,paused,force,real-time,prefetch=off"), Ok(all));
         for (text, words) in [
             ("", "empty part"),
             ("dir,force=1", "must be written force"),
             ("dir,uffd", "uffd=SOCKET"),
+            ("dir,prefetch", "must be written prefetch=off"),
+            ("dir,prefetch=no", "must be written prefetch=off"),
             ("dir,pause", "did you mean \"paused\"?"),
         ] {
             let message = read(text).unwrap_err().to_string();

@@ -85,6 +85,11 @@ pub enum JailError {
         "jail: nobody can provide pages of memory to a machine inside: leave uffd out, or --jail"
     )]
     Provider,
+    /// A working set that is to be recorded.
+    #[error(
+        "jail: which pages a machine inside touches cannot be seen: leave record out, or --jail"
+    )]
+    Recording,
     /// What needs root.
     #[error("jail: {what} needs root: leave it out, or start vmm as root")]
     NotRoot {
@@ -171,6 +176,7 @@ impl JailError {
             | Self::Network { .. }
             | Self::RootInside
             | Self::Provider
+            | Self::Recording
             | Self::Unknown { .. }
             | Self::NotRoot { .. } => ExitCode::BadConfiguration,
         }

@@ -105,6 +105,18 @@ fn page_map() -> Option<&'static File> {
     MAP.get_or_init(|| File::open(PAGE_MAP).ok()).as_ref()
 }
 
+/// The pages of `memory`, mapped from files, that this process has touched, its guest included; ascending. The kernel may
+/// count some beside them: it maps what lies around a page and is in memory anyhow.
+///
+/// # Errors
+/// The host's; [`io::ErrorKind::Unsupported`] where it does not tell.
+pub fn touched(memory: &GuestMemory) -> io::Result<Vec<Run>> {
+    let map = page_map().ok_or(io::ErrorKind::Unsupported)?;
+    let mut contents = Contents::of_process(memory)?;
+    contents.find(Some(map))?;
+    Ok(contents.runs())
+}
+
 /// Writes memory, which is at rest, to the empty file `to`, and says which pages are in it.
 ///
 /// `under` are the layers that the memory was mapped from.

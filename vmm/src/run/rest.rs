@@ -31,6 +31,7 @@ impl Session {
             life.machine.pause(&mut self.event_loop).map_err(host("pause the machine"))?;
             self.watched.pause_took = Some(asked.elapsed());
             self.phase = Phase::Paused;
+            self.finish_recording();
             events::emit(Event::Paused);
         }
         Ok(Ok(Answer::Done))
@@ -61,6 +62,7 @@ impl Session {
 
     /// Stops the machine and builds it again from the same plan.
     pub(super) fn rebuild(&mut self, event: Event) -> Result<(), RunError> {
+        self.finish_recording();
         let counted = self.watched.is_written().then(|| self.snapshot());
         let Some(Life { plan, surroundings, machine, .. }) = self.life.take() else {
             return Ok(());

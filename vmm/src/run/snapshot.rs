@@ -75,6 +75,8 @@ impl Session {
             Ok(facts) => facts,
             Err(error) => return Ok(Err(Refusal::from(&error))),
         };
+        // To save a page is to touch it.
+        self.finish_recording();
         let asked = Instant::now();
         if let (true, Some(life)) = (runs, &self.life) {
             life.machine.pause(&mut self.event_loop).map_err(host("pause the machine"))?;

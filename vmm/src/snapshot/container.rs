@@ -15,7 +15,7 @@ use std::fmt;
 use crc::{CRC_32_ISO_HDLC, Crc};
 
 /// The one of gzip: tells whether bytes are those that were written.
-static CRC: Crc<u32> = Crc::<u32>::new(&CRC_32_ISO_HDLC);
+pub(super) static CRC: Crc<u32> = Crc::<u32>::new(&CRC_32_ISO_HDLC);
 /// What the file begins with.
 const MAGIC: &[u8; 8] = b"vmmstate";
 /// The format that is written, and the only one so far.

@@ -15,7 +15,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::container::Id;
 use super::record::Record;
-use super::{STATE, SnapshotError};
+use super::{STATE, SnapshotError, working_set};
 
 /// What a memory file's name begins with, before its id.
 const MEMORY: &str = "memory-";
@@ -180,6 +180,8 @@ impl Draft {
         sync_directory(&memory).map_err(failed(&memory))?;
         fs::rename(undone(&path, self.id), &path).map_err(failed(&path))?;
         self.is_done.store(true, Ordering::Release);
+        // It was another snapshot's.
+        let _ = fs::remove_file(working_set::path(&path));
         sync_directory(&path).map_err(failed(&path))?;
         if let Place::Directory(directory) = &self.place {
             let own = own_files(directory);

@@ -7,7 +7,7 @@
 //!
 //! [`clones`] plans copies, [`container`] is the file of state, [`record`] what is in it, [`draft`] how files come to their names, [`host`] whether
 //! a guest can go on elsewhere. Memory files are `crate::memory::file`'s, KVM's state is `crate::kvm::state`'s, devices
-//! know their own.
+//! know their own. [`working_set`] is advice beside all that.
 
 pub mod clones;
 pub mod container;
@@ -18,6 +18,7 @@ pub mod merge;
 mod overrides;
 pub mod record;
 pub mod source;
+pub mod working_set;
 
 use std::io;
 use std::path::PathBuf;

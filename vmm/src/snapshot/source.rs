@@ -9,9 +9,10 @@ use devices::backend::disk::SavedOverlay;
 
 use super::container::Id;
 use super::record::{LayerRecord, OverlayRecord, Record};
+use super::working_set::{self, Recording, WorkingSetError};
 use super::{STATE, SnapshotError, overrides};
 use crate::config::{RestoreConfig, VmConfig};
-use crate::memory::file::{self, Layer};
+use crate::memory::file::{self, Layer, Run};
 
 /// Most bytes of a file of state. A diff of a machine of 1 TiB may have that many.
 const STATE_MAX: u64 = 256 << 20;
@@ -27,6 +28,10 @@ pub struct Source {
     pub layers: Vec<Layer>,
     /// What its disks have over their images, by id.
     pub overlays: Vec<(String, SavedOverlay)>,
+    /// The pages that such a machine will touch, if somebody recorded them and they are wanted.
+    pub working_set: Result<Vec<Run>, WorkingSetError>,
+    /// Where it is to be recorded.
+    pub recording: Option<Recording>,
 }
 
 impl Source {
@@ -59,7 +64,15 @@ impl Source {
             open_overlay(path, record.id).map(|overlay| (it.disk.clone(), overlay))
         };
         let overlays = record.overlays.iter().map(open).collect::<Result<_, _>>()?;
-        Ok(Self { order, record, layers, overlays })
+        let beside = working_set::path(&path);
+        let mut recording = None;
+        let mut working_set = Ok(Vec::new());
+        if order.record {
+            recording = Some(Recording::begin(beside, record.id)?);
+        } else if order.provider.is_none() && !order.no_prefetch {
+            working_set = working_set::read(&beside, record.id, record.memory.bytes);
+        }
+        Ok(Self { order, record, layers, overlays, working_set, recording })
     }
 
     /// The machine's configuration, with what `over` says of its host's resources.
@@ -79,9 +92,7 @@ impl Source {
 /// [`SnapshotError`].
 pub fn read_record(path: &Path) -> Result<Record, SnapshotError> {
     let failed = |source| SnapshotError::Read { path: path.to_owned(), source };
-    let mut bytes = Vec::new();
-    let file = File::open(path).map_err(failed)?;
-    file.take(STATE_MAX).read_to_end(&mut bytes).map_err(failed)?;
+    let bytes = File::open(path).and_then(|file| read_at_most(file, STATE_MAX)).map_err(failed)?;
     Record::decode(&bytes).map_err(|source| SnapshotError::Record { path: path.to_owned(), source })
 }
 
@@ -94,6 +105,12 @@ fn open_overlay(path: PathBuf, id: Id) -> Result<SavedOverlay, SnapshotError> {
         Ok(found) if found == id.0 => Ok(overlay),
         _ => Err(SnapshotError::Overlay { path }),
     }
+}
+
+/// The first `most` bytes of a file, or all.
+pub(super) fn read_at_most(file: File, most: u64) -> std::io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    file.take(most).read_to_end(&mut bytes).map(|_| bytes)
 }
 
 fn open_layer(layer: &LayerRecord, ram: u64) -> Result<Layer, SnapshotError> {

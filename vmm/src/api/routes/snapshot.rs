@@ -151,6 +151,8 @@ pub(super) fn load(body: &[u8]) -> Result<RestoreOrder, Refusal> {
         is_real_time: body.clock_realtime,
         paused: !body.resume_vm,
         track_dirty: body.track_dirty_pages || body.enable_diff_snapshots,
+        record: false,
+        no_prefetch: false,
     };
     Ok(RestoreOrder { from, over })
 }

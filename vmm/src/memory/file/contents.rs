@@ -67,6 +67,11 @@ impl Contents {
         Ok(Self { which, regions, entries: vec![0; ENTRIES * size_of::<u64>()] })
     }
 
+    /// Those that the process has, whatever files tell.
+    pub(super) fn of_process(memory: &GuestMemory) -> io::Result<Self> {
+        Ok(Self { which: Which::All, ..Self::of(memory, Which::Changed, &[])? })
+    }
+
     /// Adds what the process has touched or written to, by its page map, if it has one. Allocates nothing.
     pub(super) fn find(&mut self, page_map: Option<&File>) -> io::Result<()> {
         let Self { which, regions, entries } = self;
