@@ -20,6 +20,7 @@ pub mod puppet;
 pub mod random;
 pub mod samples;
 pub mod scratch;
+pub mod state;
 pub mod terminal;
 pub mod trace;
 pub mod transcript;

@@ -23,12 +23,22 @@ impl Scratch {
     /// Makes the directory, below `TMPDIR`.
     #[must_use]
     pub fn new() -> Self {
+        Self::below(&std::env::temp_dir()).unwrap_or_else(|e| panic!("{e}"))
+    }
+
+    /// One whose files are in memory, where the host has such a place: for tests that write much and often.
+    #[must_use]
+    pub fn in_memory() -> Self {
+        Self::below(Path::new("/dev/shm")).unwrap_or_else(|_| Self::new())
+    }
+
+    fn below(directory: &Path) -> Result<Self, String> {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         // Short, because the path of a Unix socket has only 108 bytes.
-        let path = std::env::temp_dir().join(format!("vmm-test-{}-{number}", process::id()));
-        fs::create_dir(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
-        Self { path }
+        let path = directory.join(format!("vmm-test-{}-{number}", process::id()));
+        fs::create_dir(&path).map_err(|e| format!("{}: {e}", path.display()))?;
+        Ok(Self { path })
     }
 
     /// The directory.

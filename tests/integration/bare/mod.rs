@@ -21,9 +21,13 @@ mod ports;
 mod ready;
 mod seccomp;
 mod snapshot;
+mod snapshot_kept;
+mod snapshot_kills;
+mod snapshot_working_set;
 mod storage;
 mod subject;
 mod terminal;
+mod vmclock;
 mod vsock;
 
 use libtest_mimic::Trial;
@@ -46,6 +50,10 @@ pub fn tests() -> Vec<Trial> {
         seccomp::tests(),
         snapshot::tests(),
         snapshot::network_tests(),
+        snapshot_kept::tests(),
+        snapshot_kills::tests(),
+        snapshot_working_set::tests(),
+        vmclock::tests(),
         terminal::tests(),
         devices::tests(),
         devices::network_tests(),

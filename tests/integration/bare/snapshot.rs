@@ -57,14 +57,14 @@ pub fn tests() -> Vec<Trial> {
 }
 
 /// A machine that can be saved: without a jail, in which nobody makes files.
-fn parent(scratch: &Scratch) -> Vmm {
+pub(super) fn parent(scratch: &Scratch) -> Vmm {
     let vmm = Vmm::puppet("").args(["--rng", "off", "--id", "parent"]).without_jail();
     vmm.arg("--api-sock").arg(scratch.join("api.sock"))
 }
 
 /// Saves the machine behind `scratch`'s API.
 #[track_caller]
-fn save(scratch: &Scratch, words: &[&str]) -> PathBuf {
+pub(super) fn save(scratch: &Scratch, words: &[&str]) -> PathBuf {
     let directory = scratch.join(words[0]);
     let _ = Api::at(&scratch.join("api.sock"));
     let end = Vmm::new().arg("ctl").arg(scratch.join("api.sock")).arg("snapshot").arg(&directory);
@@ -74,12 +74,12 @@ fn save(scratch: &Scratch, words: &[&str]) -> PathBuf {
 }
 
 /// The puppet that goes on from there.
-fn copy_of(directory: &Path) -> Vmm {
+pub(super) fn copy_of(directory: &Path) -> Vmm {
     Vmm::restored(directory).serial("stdio")
 }
 
 /// Ends a machine whose guest is not to be asked any more.
-fn kill(puppet: Puppet) {
+pub(super) fn kill(puppet: Puppet) {
     puppet.release().kill();
 }
 

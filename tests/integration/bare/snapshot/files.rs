@@ -1,9 +1,7 @@
-//! What happens to the files of a snapshot: writers that are killed or out of room, readers whose file goes away.
+//! What happens to the files of a snapshot: writers that are out of room, readers whose file goes away.
 
 use std::fs;
 use std::path::Path;
-use std::thread;
-use std::time::Duration;
 
 use harness::confine::Confinement;
 use harness::puppet::{FREE_MEMORY, Puppet};
@@ -15,11 +13,9 @@ use super::{Subject, copy_of, kill, parent, save};
 use crate::suite::trial;
 
 pub fn tests() -> Vec<Trial> {
-    let own: [(&str, fn()); 4] = [
-        ("a_writer_that_is_killed", a_writer_that_is_killed),
+    let own: [(&str, fn()); 2] = [
         ("a_writer_without_room", a_writer_without_room),
         ("memory_that_goes_away", memory_that_goes_away),
-        ("a_snapshot_of_the_first_format", a_snapshot_of_the_first_format),
     ];
     own.map(|(name, test)| trial(format!("bare::snapshot::{name}"), &[Need::Kvm], test)).into()
 }
@@ -30,57 +26,6 @@ fn names(directory: &Path) -> Vec<String> {
         entries.map(|it| it.unwrap().file_name().into_string().unwrap()).collect();
     names.sort();
     names
-}
-
-/// Whenever it happens, the old snapshot is there or the new one, and whole.
-fn a_writer_that_is_killed() {
-    let scratch = Scratch::new();
-    let mut last = 0;
-    for round in 0..40_u32 {
-        let _ = fs::remove_file(scratch.join("api.sock"));
-        let saved = scratch.join("saved");
-        let vmm = if round == 0 {
-            parent(&scratch)
-        } else {
-            copy_of(&saved).without_jail().arg("--api-sock").arg(scratch.join("api.sock"))
-        };
-        let puppet = if round == 0 { Puppet::start(vmm) } else { Puppet::go_on(vmm) };
-        if round > 0 {
-            let found = puppet.read(4, FREE_MEMORY);
-            assert!(found == last || found == round - 1, "{found} in round {round}");
-            last = found;
-        }
-        puppet.write(4, FREE_MEMORY, round);
-        // Enough pages that writing them takes a while.
-        for page in 0..64 {
-            puppet.write(4, FREE_MEMORY + 0x10_0000 + page * 0x1000, round + 1);
-        }
-        puppet.sync();
-        if round == 0 {
-            save(&scratch, &["saved"]);
-            last = 0;
-            kill(puppet);
-            continue;
-        }
-        let ctl = Vmm::new().arg("ctl").arg(scratch.join("api.sock")).arg("snapshot").arg(&saved);
-        let ctl = ctl.spawn();
-        // From before the first byte to after the last.
-        thread::sleep(Duration::from_micros(u64::from(round) * 400));
-        kill(puppet);
-        let _ = ctl.wait();
-    }
-    // What the last one left is there until the next one.
-    let left = names(&scratch.join("saved"));
-    assert!(left.len() <= 5, "{left:?}");
-    let saved = scratch.join("saved");
-    fs::remove_file(scratch.join("api.sock")).unwrap();
-    let puppet = Puppet::go_on(
-        copy_of(&saved).without_jail().arg("--api-sock").arg(scratch.join("api.sock")),
-    );
-    save(&scratch, &["saved"]);
-    puppet.finish();
-    let left = names(&saved);
-    assert!(left.len() == 2 && left[1] == "state", "{left:?}");
 }
 
 fn a_writer_without_room() {
@@ -126,13 +71,4 @@ fn memory_that_goes_away() {
     copy.send_if_it_runs();
     let end = copy.release().expect_exit(149);
     end.expect_one_line(&["host failure", "a page of the snapshot's memory", "cut short"]);
-}
-
-/// Made by the first version that had this format, and kept: later versions read it.
-fn a_snapshot_of_the_first_format() {
-    let kept = Path::new(env!("CARGO_MANIFEST_DIR")).join("snapshots/1/state");
-    let end = Vmm::new().args(["snapshot", "info"]).arg(&kept).run().expect_code(0);
-    for words in ["format   1", "kind     full", "vcpu 0", "device   serial", "32 MiB"] {
-        assert!(end.stdout.contains(words), "{words}:\n{}", end.stdout);
-    }
 }
