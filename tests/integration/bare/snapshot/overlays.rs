@@ -14,8 +14,9 @@ use super::{copy_of, kill, parent, save};
 use crate::suite::trial;
 
 pub fn tests() -> Vec<Trial> {
-    let own: [(&str, fn()); 5] = [
+    let own: [(&str, fn()); 6] = [
         ("copies_begin_with_what_was_written", copies_begin_with_what_was_written),
+        ("overlays_into_a_jail", overlays_into_a_jail),
         ("generations_of_overlays", generations_of_overlays),
         ("overlays_that_are_kept", overlays_that_are_kept),
         ("overlays_beside_two_files", overlays_beside_two_files),
@@ -96,11 +97,24 @@ fn copies_begin_with_what_was_written() {
         copies.into_iter().for_each(|copy| drop(copy.finish()));
         puppet.finish();
         // Nothing of it stays.
-        let copy = Puppet::go_on(copy_of(&saved).arg("--jail"));
+        let copy = Puppet::go_on(copy_of(&saved));
         assert_eq!(found(&copy), 1);
         copy.finish();
     }
     assert!(fs::read(&image).unwrap() == vec![0x11; SIZE]);
+}
+
+/// There nothing can be opened or made, so both files come from outside.
+fn overlays_into_a_jail() {
+    let scratch = Scratch::new();
+    let puppet = written(&scratch, &image(&scratch), ",snapshot=overlay", 1);
+    let saved = save(&scratch, &["saved"]);
+    puppet.finish();
+    let copy = Puppet::go_on(copy_of(&saved).arg("--jail"));
+    assert_eq!(found(&copy), 1);
+    put(&mut Disk::ready(&copy), &copy, 2);
+    assert_eq!(found(&copy), 2);
+    copy.finish();
 }
 
 fn generations_of_overlays() {
