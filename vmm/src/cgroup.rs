@@ -16,8 +16,13 @@ pub(crate) struct Hierarchy {
 impl Hierarchy {
     /// Whether it is a hierarchy of version 1 with this controller.
     pub(crate) fn has(&self, controller: &str) -> bool {
-        self.controllers.iter().flatten().any(|name| name == controller)
+        self.controllers.iter().flatten().any(|name| name == in_version_1(controller))
     }
+}
+
+/// What a controller of version 2 is called in version 1.
+fn in_version_1(controller: &str) -> &str {
+    if controller == "io" { "blkio" } else { controller }
 }
 
 /// Whether `word` is one of those in `text`, as the kernel lists controllers.
@@ -49,7 +54,7 @@ pub(crate) fn own_path(own: &str, controller: Option<&str>) -> Option<PathBuf> {
         let (names, path) = (words.next()?, words.next()?);
         let is_it = match controller {
             None => names.is_empty(),
-            Some(wanted) => names.split(',').any(|name| name == wanted),
+            Some(wanted) => names.split(',').any(|name| name == in_version_1(wanted)),
         };
         is_it.then(|| path.trim_start_matches('/').into())
     })
@@ -66,6 +71,9 @@ mod tests {
                       cgroup2 /sys/fs/cgroup/unified cgroup2 rw 0 0\n";
         let found = hierarchies(mounts);
         assert_eq!(found.len(), 2);
+        let io = Hierarchy { at: "/".into(), controllers: Some(vec!["blkio".to_owned()]) };
+        assert!(io.has("io") && !io.has("cpu"));
+        assert_eq!(own_path("3:blkio:/a\n", Some("io")), Some("a".into()));
         assert!(found[0].has("cpuacct") && !found[0].has("memory") && !found[1].has("cpu"));
         assert_eq!(found[1], Hierarchy { at: "/sys/fs/cgroup/unified".into(), controllers: None });
     }
