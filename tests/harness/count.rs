@@ -51,6 +51,13 @@ impl Calls {
         Self { by_name: more.filter(|(_, count)| *count > 0).collect() }
     }
 
+    /// But for those of these names.
+    #[must_use]
+    pub fn without(mut self, names: &[&str]) -> Self {
+        self.by_name.retain(|name, _| !names.contains(&name.as_str()));
+        self
+    }
+
     /// All of them.
     #[must_use]
     pub fn total(&self) -> usize {
