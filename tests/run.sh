@@ -6,6 +6,7 @@
 #
 # VMM_TEST_JAIL=1 runs every machine of the integration tests in a jail (vmm --jail), wherever its test allows that.
 # Without it a part of them runs in a jail as well, once more.
+# VMM_TEST_SNAPSHOTS=N has a busy Linux guest saved N times, at moments of the seed VMM_TEST_SEED=N.
 # VMM_TEST_RECORD=1 also records the system calls of bare-metal guests, to see whether each rule of the filters is needed.
 set -euo pipefail
 # shellcheck source=../resources/lib.sh
@@ -98,7 +99,8 @@ run_in_machine() {
     resources/machine/run.sh --memory 6000 --timeout "$machine_timeout" "${files[@]}" \
         --file "$vmm:/bin/vmm" --file "$integration:/bin/integration" \
         --env VMM=/bin/vmm --env VMM_GUEST_DIR=/guest --env VMM_TEST_PATIENCE="$machine_patience" \
-        --env VMM_TEST_SCALE=small --env VMM_TEST_JAIL="${VMM_TEST_JAIL-}" -- integration "$@"
+        --env VMM_TEST_SCALE=small --env VMM_TEST_JAIL="${VMM_TEST_JAIL-}" \
+        --env VMM_TEST_SNAPSHOTS="${VMM_TEST_SNAPSHOTS-}" --env VMM_TEST_SEED="${VMM_TEST_SEED-}" -- integration "$@"
 }
 
 # in_a_machine ARGUMENT...: the same; QEMU's emulation of SVM can lose the whole machine, by a crash or a halt that no

@@ -9,6 +9,7 @@ mod fio;
 mod lifecycle;
 mod net;
 mod snapshot;
+mod snapshot_load;
 mod vsock;
 
 use harness::{Vmm, base64};
@@ -25,6 +26,7 @@ pub fn tests() -> Vec<Trial> {
         fio::tests(),
         lifecycle::tests(),
         snapshot::tests(),
+        snapshot_load::tests(),
         vsock::tests(),
     ];
     lists.into_iter().flatten().collect()
