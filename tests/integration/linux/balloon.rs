@@ -50,8 +50,14 @@ fn freed_memory_returns_to_the_host() {
     // Some of the file lies where the guest was before.
     assert!(full >= before + filled / 4 * 3, "{full} bytes in use, {before} before the file");
     guest.shell("rm /mnt/file");
+    let mut returned = 0;
     wait_until("the file's memory is back", || {
-        full.saturating_sub(guest.guest_memory(192 * MIB)) >= filled / 10 * 9
+        let now = full.saturating_sub(guest.guest_memory(192 * MIB));
+        if now > returned {
+            println!("{now} of {filled} bytes came back");
+            returned = now;
+        }
+        now >= filled / 10 * 9
     });
     guest.power_off();
 }
